@@ -1,0 +1,93 @@
+# `make` lists the targets. Everything is built with the one profile `release`, into one folder that all checkouts share:
+# RocksDB, librdkafka and OpenSSL's bindings are compiled once.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/engram/target
+TOOLS := $(HOME)/.cache/engram/tools
+ENGRAM := $(CARGO_TARGET_DIR)/release/engram
+CARGO_DENY := $(TOOLS)/bin/cargo-deny
+CARGO_DENY_VERSION := 0.20.2
+VENV := tests/clients/.venv
+KAFKA_DIR ?= .kafka
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.PHONY: run
+run: build ## build, turn this repository's git history into events, process them, show the result
+	@deploy/quickstart.sh $(ENGRAM) . ./engram-data
+
+.PHONY: setup
+setup: ## install what building and testing need (apt; elsewhere: say what is missing)
+	@deploy/setup.sh all
+
+.PHONY: build
+build: ## build the engram binary
+	@deploy/setup.sh build
+	cargo build --release --bin engram
+	@echo "built $(ENGRAM)"
+
+.PHONY: test
+test: setup kafka-fetch $(VENV)/.done ## run all tests; ARGS goes to `cargo test`
+	@deploy/run-tests.sh $(ARGS)
+
+.PHONY: check
+check: ## what CI runs: format, lints, licences, doc tests, tests
+	@deploy/setup.sh all
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+	@$(MAKE) --no-print-directory deny
+	@$(MAKE) --no-print-directory test ARGS=--locked
+
+.PHONY: deny
+deny: $(CARGO_DENY) ## check licences, bans and sources of the dependencies
+	$(CARGO_DENY) --log-level error check licenses bans sources
+
+.PHONY: advisories
+advisories: $(CARGO_DENY) ## check the dependencies for known vulnerabilities (needs the network)
+	$(CARGO_DENY) check advisories
+
+.PHONY: kafka
+kafka: ## start Apache Kafka in KAFKA_DIR (./.kafka) and leave it running
+	@brokers=$$(deploy/kafka/kafka.sh start "$(KAFKA_DIR)"); \
+	echo "Apache Kafka answers at $$brokers"; \
+	echo "  use it:   $(ENGRAM) up --brokers $$brokers"; \
+	echo "  stop it:  make kafka-stop     delete its data: make kafka-wipe"
+
+.PHONY: kafka-stop
+kafka-stop: ## stop it; its data and address are kept
+	@deploy/kafka/kafka.sh stop "$(KAFKA_DIR)"
+
+.PHONY: kafka-wipe
+kafka-wipe: ## stop it and delete its data
+	@deploy/kafka/kafka.sh wipe "$(KAFKA_DIR)"
+
+.PHONY: kafka-fetch
+kafka-fetch: ## fetch Apache Kafka's jars
+	@deploy/kafka/kafka.sh fetch
+
+.PHONY: bench
+bench: build ## measure; ARGS goes to `engram bench`
+	$(ENGRAM) bench $(ARGS)
+
+.PHONY: soak
+soak: build ## measure for long: fifty million events; ARGS goes to `engram bench`
+	$(ENGRAM) bench --records 50000000 $(ARGS)
+
+.PHONY: clean
+clean: ## delete what was built here; data folders and compiled dependencies are kept
+	cargo clean --release -p engram -p engram-schemas -p engram-pipeline -p engram-processors -p engram-connectors
+	rm -rf $(VENV) deploy/kafka/target
+
+$(CARGO_DENY):
+	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)
+
+$(VENV)/.done: tests/clients/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	@touch $@

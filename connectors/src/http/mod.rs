@@ -1,0 +1,128 @@
+//! The HTTP interface of a running Engram: the schema registry (Confluent's REST API), metrics, health, what the services
+//! are doing, and, for the embedded log, the way in which other commands write while this process owns it.
+//!
+//! The log and the registry block, so every request that reaches them runs on tokio's blocking threads; at most
+//! `REQUESTS_MAX` at a time.
+
+mod registry;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use engram_pipeline::log::embedded::EmbeddedLog;
+use engram_schemas::registry::Registry;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, oneshot};
+
+/// Where commands send what they write, in the embedded log's own encoding. Not for other programs.
+pub const LOG_PATH: &str = "/internal/log";
+/// What the services of this process are doing, as JSON.
+pub const SERVICES_PATH: &str = "/v1/services";
+
+/// Requests that may be at work at a time; others wait.
+const REQUESTS_MAX: usize = 32;
+/// Largest request: a transaction of the embedded log, with its bound and some room.
+const BODY_BYTES_MAX: usize = 320 << 20;
+
+/// What the server serves.
+#[derive(Clone)]
+pub struct Served {
+    pub registry: Arc<dyn Registry>,
+    /// The embedded log, if this process owns it.
+    pub log: Option<Arc<EmbeddedLog>>,
+    /// Metrics in Prometheus' text format.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The services, as `SERVICES_PATH` shows them.
+    pub services: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// Whether all services are at work.
+    pub healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+#[derive(Clone)]
+pub(crate) struct App {
+    served: Served,
+    requests: Arc<Semaphore>,
+}
+
+impl App {
+    /// Runs what blocks on a thread where it may.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Served) -> T + Send + 'static,
+    ) -> Result<T, Response> {
+        let unavailable = || (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping").into_response();
+        let _permit = self.requests.acquire().await.map_err(|_| unavailable())?;
+        let served = self.served.clone();
+        tokio::task::spawn_blocking(move || work(&served)).await.map_err(|_| unavailable())
+    }
+}
+
+/// A server that is running; it stops when this is dropped.
+pub struct Server {
+    pub address: SocketAddr,
+    _stop: oneshot::Sender<()>,
+}
+
+/// Starts serving on `address`; port 0 takes a free one.
+///
+/// Errors: the address is in use or not this machine's.
+pub async fn serve(address: SocketAddr, served: Served) -> std::io::Result<Server> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let app = App { served, requests: Arc::new(Semaphore::new(REQUESTS_MAX)) };
+    let server = axum::serve(listener, router(app)).with_graceful_shutdown(async {
+        let _ = stopped.await;
+    });
+    #[expect(clippy::disallowed_methods, reason = "the one task of the server, ended by its handle")]
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the HTTP server has failed");
+        }
+    });
+    Ok(Server { address, _stop: stop })
+}
+
+fn router(app: App) -> Router {
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/metrics", get(metrics))
+        .route(SERVICES_PATH, get(services))
+        .route(LOG_PATH, post(log))
+        .merge(registry::routes())
+        .fallback(async || (StatusCode::NOT_FOUND, axum::Json(json!({"error_code": 404, "message": "HTTP 404 Not Found"}))))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(app)
+}
+
+async fn health(State(app): State<App>) -> Response {
+    if (app.served.healthy)() {
+        (StatusCode::OK, "ok\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "a service is not getting on; see /v1/services\n").into_response()
+    }
+}
+
+async fn metrics(State(app): State<App>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], (app.served.metrics)()).into_response()
+}
+
+async fn services(State(app): State<App>) -> Response {
+    axum::Json((app.served.services)()).into_response()
+}
+
+async fn log(State(app): State<App>, body: Bytes) -> Response {
+    let answer = app.blocking(move |served| served.log.as_ref().map(|log| log.serve(&body))).await;
+    match answer {
+        Ok(Some(answer)) => ([(header::CONTENT_TYPE, "application/octet-stream")], answer).into_response(),
+        Ok(None) => (StatusCode::NOT_FOUND, "this process does not own an embedded log\n").into_response(),
+        Err(response) => response,
+    }
+}

@@ -1,0 +1,159 @@
+//! A task's outputs on their way to the log: written into the worker's open transaction as they are emitted, counted and
+//! digested for the manifest.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::clock;
+use crate::log::{LogError, NewRecord, Producer, TopicPartition};
+use crate::processor::Output;
+
+/// The worker's producer, shared by its tasks; all of them live on the worker's thread.
+pub type SharedProducer = Rc<RefCell<Box<dyn Producer>>>;
+
+/// Collects what one task writes between two commits.
+pub struct Collector {
+    producer: SharedProducer,
+    outputs: Vec<Output>,
+    source: String,
+    /// The record being processed, or the last one: what the next output is caused by.
+    cause: Option<(Arc<str>, i32, i64)>,
+    sequence: i64,
+    digest: Xxh3,
+    written: i64,
+    bytes: usize,
+    wall_clock: Vec<i64>,
+    stream_time: i64,
+    id: String,
+    causation: String,
+}
+
+/// What a commit says about the outputs.
+pub struct Collected {
+    pub outputs: i64,
+    pub wall_clock: Vec<i64>,
+    pub stream_time: i64,
+    pub digest: [u8; 16],
+}
+
+impl Collector {
+    pub fn new(producer: SharedProducer, service: &str, partition: i32, outputs: Vec<Output>) -> Self {
+        Self {
+            producer,
+            outputs,
+            source: format!("engram/{service}/{partition}"),
+            cause: None,
+            sequence: 0,
+            digest: Xxh3::new(),
+            written: 0,
+            bytes: 0,
+            wall_clock: Vec::new(),
+            stream_time: i64::MIN,
+            id: String::new(),
+            causation: String::new(),
+        }
+    }
+
+    /// Begins the outputs of commit `sequence`, whose digest goes on from the one before it.
+    pub fn begin(&mut self, sequence: i64, previous_digest: &[u8; 16]) {
+        self.sequence = sequence;
+        self.digest.reset();
+        self.digest.update(previous_digest);
+        self.written = 0;
+        self.bytes = 0;
+        self.wall_clock.clear();
+    }
+
+    /// Outputs from now on are caused by this record.
+    pub fn caused_by(&mut self, partition: &TopicPartition, offset: i64) {
+        match &mut self.cause {
+            Some((topic, number, at)) if Arc::ptr_eq(topic, &partition.topic) => {
+                (*number, *at) = (partition.partition, offset);
+            }
+            cause => *cause = Some((Arc::clone(&partition.topic), partition.partition, offset)),
+        }
+    }
+
+    pub fn emit(
+        &mut self,
+        output: usize,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) -> Result<(), LogError> {
+        let Output { topic, event } = &self.outputs[output];
+        self.digest.update(&(output as u32).to_be_bytes());
+        self.digest.update(&partition.to_be_bytes());
+        digest_bytes(&mut self.digest, key);
+        digest_bytes(&mut self.digest, value);
+        let record = NewRecord { topic, partition, timestamp_ms: None, key, value, headers: &[] };
+        let mut producer = self.producer.borrow_mut();
+        match event {
+            None => producer.write(&record, false)?,
+            Some(event) => {
+                self.id.clear();
+                write!(self.id, "{}-{}", self.sequence, self.written).expect("strings take everything");
+                self.causation.clear();
+                if let Some((topic, partition, offset)) = &self.cause {
+                    write!(self.causation, "{topic}/{partition}/{offset}").expect("strings take everything");
+                }
+                let headers: [(&str, &[u8]); 5] = [
+                    ("ce_specversion", b"1.0"),
+                    ("ce_id", self.id.as_bytes()),
+                    ("ce_type", event.as_bytes()),
+                    ("ce_source", self.source.as_bytes()),
+                    ("causation", self.causation.as_bytes()),
+                ];
+                producer.write(&NewRecord { headers: &headers, ..record }, false)?;
+            }
+        }
+        self.written += 1;
+        self.bytes += key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+        Ok(())
+    }
+
+    /// Takes a state change into the digest; deletions count.
+    pub fn digest_change(&mut self, key: &[u8], value: Option<&[u8]>) {
+        digest_bytes(&mut self.digest, Some(key));
+        digest_bytes(&mut self.digest, value);
+    }
+
+    /// Bytes emitted since `begin`.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn wall_clock_ms(&mut self) -> i64 {
+        let now = clock::now_ms();
+        self.wall_clock.push(now);
+        now
+    }
+
+    pub fn stream_time(&mut self, time_ms: i64) {
+        self.stream_time = self.stream_time.max(time_ms);
+    }
+
+    pub fn collected(&mut self) -> Collected {
+        Collected {
+            outputs: self.written,
+            wall_clock: std::mem::take(&mut self.wall_clock),
+            stream_time: self.stream_time,
+            digest: self.digest.digest128().to_be_bytes(),
+        }
+    }
+}
+
+/// Null, empty and absent bytes are told apart, and no two sequences of fields look alike.
+fn digest_bytes(digest: &mut Xxh3, bytes: Option<&[u8]>) {
+    match bytes {
+        None => digest.update(&u64::MAX.to_be_bytes()),
+        Some(bytes) => {
+            digest.update(&(bytes.len() as u64).to_be_bytes());
+            digest.update(bytes);
+        }
+    }
+}

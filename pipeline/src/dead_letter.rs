@@ -1,0 +1,91 @@
+//! Records that cannot be processed: each goes to the topic `dead-letters`, in the same transaction as everything else,
+//! with its bytes, its place and the cause, so that it can be mended and sent again. Processing goes on.
+
+use std::sync::Arc;
+
+use engram_schemas::codec::Encoder;
+use engram_schemas::dead_letter::{DeadLetter, Header};
+use engram_schemas::registry::{Registry, RegistryError};
+
+use crate::clock;
+use crate::collector::SharedProducer;
+use crate::log::kafka::MESSAGE_BYTES_MAX;
+use crate::log::{Cleanup, LogError, NewRecord, RecordRef, TopicPartition, TopicSpec};
+
+/// The topic of dead letters.
+pub const TOPIC: &str = "dead-letters";
+
+/// The largest key and value together that a processor is given; larger records are dead letters.
+pub const RECORD_BYTES_MAX: usize = 10 << 20;
+
+/// The topic as it is created: it must take every record that an input can hold.
+pub fn topic_spec(partitions: i32) -> TopicSpec {
+    TopicSpec { name: TOPIC.to_owned(), partitions, cleanup: Cleanup::Keep, max_message_bytes: MESSAGE_BYTES_MAX }
+}
+
+/// Why a record is a dead letter.
+pub struct Cause<'a> {
+    /// Stable, for machines.
+    pub code: &'a str,
+    /// For people.
+    pub detail: &'a str,
+}
+
+/// Writes a task's dead letters.
+pub struct DeadLetters {
+    producer: SharedProducer,
+    encoder: Encoder<DeadLetter>,
+    service: String,
+    partition: i32,
+    buffer: Vec<u8>,
+}
+
+impl DeadLetters {
+    /// `partition` of the topic takes the letters of this task.
+    pub fn new(
+        producer: SharedProducer,
+        registry: &Arc<dyn Registry>,
+        service: &str,
+        partition: i32,
+    ) -> Result<Self, RegistryError> {
+        let encoder = Encoder::register(&**registry, TOPIC)?;
+        Ok(Self { producer, encoder, service: service.to_owned(), partition, buffer: Vec::new() })
+    }
+
+    pub fn send(
+        &mut self,
+        place: &TopicPartition,
+        record: RecordRef<'_>,
+        headers: Vec<crate::log::Header>,
+        cause: &Cause<'_>,
+    ) -> Result<(), LogError> {
+        tracing::warn!(%place, offset = record.offset, cause = cause.code, detail = cause.detail, "dead letter");
+        metrics::counter!("engram_dead_letters_total", "service" => self.service.clone(), "cause" => cause.code.to_owned())
+            .increment(1);
+        let letter = DeadLetter {
+            service: self.service.clone(),
+            topic: place.topic.to_string(),
+            partition: place.partition,
+            offset: record.offset,
+            timestamp: record.timestamp_ms,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.map(<[u8]>::to_vec),
+            headers: headers.into_iter().map(|header| Header { key: header.key, value: header.value }).collect(),
+            cause: cause.code.to_owned(),
+            detail: cause.detail.to_owned(),
+            time: clock::now_ms(),
+        };
+        self.encoder
+            .encode(&letter, &mut self.buffer)
+            .map_err(|error| LogError::failed("cannot encode a dead letter", error))?;
+        let record = NewRecord {
+            topic: TOPIC,
+            partition: self.partition,
+            timestamp_ms: None,
+            key: record.key,
+            value: Some(&self.buffer),
+            headers: &[("ce_specversion", b"1.0"), ("ce_type", b"engram.pipeline.DeadLetter")],
+        };
+        self.producer.borrow_mut().write(&record, false)
+    }
+}

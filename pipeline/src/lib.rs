@@ -1,0 +1,19 @@
+//! Engram's runtime, in the order in which a record meets it: the log's consumer hands it to a worker's task, the task
+//! orders it and runs the processor on it, state and outputs are collected, and one transaction commits them all.
+
+pub mod log;
+
+pub mod clock;
+pub mod registry;
+pub mod service;
+
+pub mod worker;
+pub mod task;
+pub mod queue;
+pub mod processor;
+pub mod dead_letter;
+pub mod store;
+pub mod changelog;
+pub mod collector;
+pub mod manifest;
+pub mod status;

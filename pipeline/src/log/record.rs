@@ -1,0 +1,68 @@
+//! Records as the log holds them: bytes at an offset of a topic's partition.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A partition of a topic. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    pub topic: Arc<str>,
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
+        Self { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+/// A record's header; Kafka allows a null value and repeated keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    pub key: String,
+    pub value: Option<Vec<u8>>,
+}
+
+/// A record to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct NewRecord<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    /// Milliseconds since the epoch, UTC; `None` is the moment of writing.
+    pub timestamp_ms: Option<i64>,
+    pub key: Option<&'a [u8]>,
+    /// `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// A record as read; borrows from its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    pub offset: i64,
+    /// Milliseconds since the epoch, UTC, as its producer set it.
+    pub timestamp_ms: i64,
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+}
+
+/// Consecutive records of one partition, as one fetch brought them.
+pub trait Batch: Send {
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The `index`-th record. Panics if there is none.
+    fn record(&self, index: usize) -> RecordRef<'_>;
+
+    /// The headers of the `index`-th record, in order; read only where they are needed, as they are costly.
+    fn headers(&self, index: usize) -> Vec<Header>;
+}

@@ -1,0 +1,174 @@
+//! What a service computes: a processor is a function of its state, one record and its context.
+
+use std::sync::Arc;
+
+use engram_schemas::codec::DecodeError;
+use engram_schemas::registry::Registry;
+use thiserror::Error;
+
+use crate::collector::Collector;
+use crate::log::{LogError, RecordRef, TopicPartition, TopicSpec};
+use crate::store::{Store, StoreError, StoreSpec};
+
+/// A service: one consumer group that runs one processor over its input topics.
+pub struct Service {
+    pub name: &'static str,
+    /// Input topics. Partition p of all of them belongs to task p.
+    pub inputs: Vec<String>,
+    /// Topics that it writes, by the index that `Context::emit` takes.
+    pub outputs: Vec<Output>,
+    /// All topics that it needs, created where they do not exist. `partitions` 0: as many as its first input.
+    pub topics: Vec<TopicSpec>,
+    /// The stores of each task, by the index that `Context::store` takes.
+    pub stores: Vec<StoreSpec>,
+    /// Makes the processor of one task.
+    pub processor: Box<dyn Fn(&TaskSetup) -> Result<Box<dyn Processor>, ProcessError> + Send + Sync>,
+}
+
+/// A topic that a service writes.
+#[derive(Debug, Clone)]
+pub struct Output {
+    pub topic: String,
+    /// Full name of the event type, for the CloudEvents headers; `None` writes no headers.
+    pub event: Option<&'static str>,
+}
+
+/// What a processor is made from.
+pub struct TaskSetup {
+    pub partition: i32,
+    /// Partitions of each of the service's inputs and outputs.
+    pub partitions: i32,
+    pub registry: Arc<dyn Registry>,
+}
+
+/// The logic of one task.
+pub trait Processor: Send {
+    /// Processes one record. On `Reject` nothing may have been written or emitted for it: check first, then act.
+    fn process(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError>;
+
+    /// Called before each commit: the place to emit one update for each entry that changed since the last.
+    fn before_commit(&mut self, _context: &mut Context<'_>) -> Result<(), ProcessError> {
+        Ok(())
+    }
+
+    /// The ids of the schemas that its inputs were written with so far, for the manifest.
+    fn schema_ids(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// Forgets what is held outside of the stores: the task was set back to its last commit.
+    fn reset(&mut self) {}
+}
+
+/// A record with its place.
+pub struct Input<'a> {
+    /// Index into `Service::inputs`.
+    pub source: usize,
+    pub partition: &'a TopicPartition,
+    pub record: RecordRef<'a>,
+}
+
+/// What a processor may touch besides its input. Clock and outputs are recorded, so that a replay sees the same.
+pub struct Context<'a> {
+    pub(crate) stores: &'a mut [Store],
+    pub(crate) collector: &'a mut Collector,
+    pub(crate) partition: i32,
+}
+
+impl Context<'_> {
+    /// The `index`-th store of `Service::stores`.
+    pub fn store(&mut self, index: usize) -> &mut Store {
+        &mut self.stores[index]
+    }
+
+    /// Emits a record to the `output`-th topic of `Service::outputs`, into this task's own partition, so that whatever
+    /// this task says of a key stays in order. A null value is a tombstone.
+    pub fn emit(&mut self, output: usize, key: &[u8], value: Option<&[u8]>) -> Result<(), ProcessError> {
+        self.emit_to(output, self.partition, key, value)
+    }
+
+    /// Emits into the given partition.
+    pub fn emit_to(&mut self, output: usize, partition: i32, key: &[u8], value: Option<&[u8]>) -> Result<(), ProcessError> {
+        Ok(self.collector.emit(output, partition, Some(key), value)?)
+    }
+
+    /// Emits with everything given, nulls too: for processors that pass records on as they are.
+    pub fn forward(&mut self, output: usize, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), ProcessError> {
+        Ok(self.collector.emit(output, self.partition, key, value)?)
+    }
+
+    /// What changed in a store since the last commit goes out as one record each, through `emit`: (key, new value).
+    pub fn for_each_change(
+        &mut self,
+        index: usize,
+        mut emit: impl FnMut(&[u8], Option<&[u8]>, &mut Emitter<'_>) -> Result<(), ProcessError>,
+    ) -> Result<(), ProcessError> {
+        let mut emitter = Emitter { collector: self.collector, partition: self.partition };
+        for (key, value) in self.stores[index].changes() {
+            emit(key, value, &mut emitter)?;
+        }
+        Ok(())
+    }
+
+    /// Milliseconds since the epoch, UTC, as recorded in the manifest.
+    pub fn wall_clock_ms(&mut self) -> i64 {
+        self.collector.wall_clock_ms()
+    }
+
+    /// Tells the manifest how far event time has come in this task.
+    pub fn stream_time(&mut self, time_ms: i64) {
+        self.collector.stream_time(time_ms);
+    }
+}
+
+/// The emitting half of a context, while a store is being read.
+pub struct Emitter<'a> {
+    collector: &'a mut Collector,
+    partition: i32,
+}
+
+impl Emitter<'_> {
+    /// As `Context::emit`.
+    pub fn emit(&mut self, output: usize, key: &[u8], value: Option<&[u8]>) -> Result<(), ProcessError> {
+        Ok(self.collector.emit(output, self.partition, Some(key), value)?)
+    }
+
+    /// As `Context::emit_to`.
+    pub fn emit_to(&mut self, output: usize, partition: i32, key: &[u8], value: Option<&[u8]>) -> Result<(), ProcessError> {
+        Ok(self.collector.emit(output, partition, Some(key), value)?)
+    }
+}
+
+/// Why a record was not processed.
+#[derive(Debug, Error)]
+pub enum ProcessError {
+    /// The record is at fault: it goes to the dead letters.
+    #[error("{detail}")]
+    Reject {
+        /// Stable, for machines: `unknown-schema-id`, `not-finite`, ...
+        cause: &'static str,
+        detail: String,
+    },
+    /// Something that the record needs cannot be had at present: try it again later.
+    #[error("cannot process for now: {0}")]
+    Retry(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl ProcessError {
+    pub fn reject(cause: &'static str, detail: impl Into<String>) -> Self {
+        Self::Reject { cause, detail: detail.into() }
+    }
+}
+
+impl From<DecodeError> for ProcessError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Registry(error) => Self::Retry(error.to_string()),
+            error => Self::reject(error.code(), error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What a worker is doing, for whoever asks: `engram services`, `--exit-when-idle`, tests.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::clock;
+
+/// Shared between a worker and those who watch it.
+#[derive(Default)]
+pub struct WorkerStatus {
+    /// It has got its partitions (perhaps none) from the group.
+    assigned: AtomicBool,
+    tasks: Mutex<Vec<i32>>,
+    records: AtomicU64,
+    restored_records: AtomicU64,
+    commits: AtomicU64,
+    dead: AtomicBool,
+    /// Since when there has been nothing to do, ms since the epoch; 0 while there is.
+    idle_since_ms: AtomicI64,
+    trouble: Mutex<Option<String>>,
+}
+
+/// A moment of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Partitions of its tasks.
+    pub tasks: Vec<i32>,
+    /// Records processed and committed by this process.
+    pub records: u64,
+    /// Changelog records that its stores had to read when they were opened.
+    pub restored_records: u64,
+    pub commits: u64,
+    /// Milliseconds without anything to do; `None` while busy.
+    pub idle_ms: Option<i64>,
+    /// Why it is not getting on, if it is not.
+    pub trouble: Option<String>,
+}
+
+impl WorkerStatus {
+    pub fn snapshot(&self) -> Snapshot {
+        let idle_since_ms = self.idle_since_ms.load(Ordering::Relaxed);
+        let idle = self.assigned.load(Ordering::Relaxed) && idle_since_ms > 0;
+        Snapshot {
+            tasks: self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            records: self.records.load(Ordering::Relaxed),
+            restored_records: self.restored_records.load(Ordering::Relaxed),
+            commits: self.commits.load(Ordering::Relaxed),
+            idle_ms: idle.then(|| clock::now_ms() - idle_since_ms),
+            trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    pub(crate) fn assigned(&self, tasks: Vec<i32>) {
+        *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+        self.assigned.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unassigned(&self) {
+        self.assigned.store(false, Ordering::Relaxed);
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.busy();
+    }
+
+    pub(crate) fn restored(&self, records: u64) {
+        self.restored_records.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub(crate) fn committed(&self, records: u64) {
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn busy(&self) {
+        self.idle_since_ms.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn idle(&self) {
+        if self.idle_since_ms.load(Ordering::Relaxed) == 0 {
+            self.idle_since_ms.store(clock::now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    pub(crate) fn end(&self) {
+        self.dead.store(true, Ordering::Relaxed);
+    }
+
+    /// The worker's thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,216 @@
+//! One store as its processor sees it: a cache over RocksDB that also holds what is not yet committed.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use indexmap::IndexMap;
+
+use super::{Files, StoreError};
+
+type Map = IndexMap<Box<[u8]>, Entry, FixedState>;
+
+/// Bookkeeping of an entry beyond its key and value: map slot, allocations.
+const ENTRY_OVERHEAD_BYTES: usize = 120;
+
+struct Entry {
+    /// Valid if `live`; kept when deleted, so that its allocation serves the next value.
+    value: Vec<u8>,
+    live: bool,
+    dirty: bool,
+}
+
+/// The order of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Ascending,
+    Descending,
+}
+
+impl Order {
+    fn compare(self, a: &[u8], b: &[u8]) -> Ordering {
+        match self {
+            Self::Ascending => a.cmp(b),
+            Self::Descending => b.cmp(a),
+        }
+    }
+}
+
+/// A keyed store. Keys are ordered bytewise in ranges.
+///
+/// The cache has two generations, each at most half the bound: entries that are used move to the young one; when that is
+/// full, it becomes the old one, and what was left in the old is forgotten (it is in RocksDB).
+pub struct Store {
+    prefix: u8,
+    files: Arc<Files>,
+    young: Map,
+    old: Map,
+    /// Slots of dirty entries in `young`, in the order in which they became dirty.
+    dirty: Vec<usize>,
+    /// The dirty keys in order; built by the first range of a commit, then kept up.
+    dirty_sorted: Option<BTreeSet<Box<[u8]>>>,
+    young_bytes: usize,
+    cache_bytes_max: usize,
+    /// Scratch for the RocksDB key.
+    full_key: Vec<u8>,
+}
+
+impl Store {
+    pub(crate) fn new(prefix: u8, files: Arc<Files>, cache_bytes_max: usize) -> Self {
+        Self {
+            prefix,
+            files,
+            young: Map::default(),
+            old: Map::default(),
+            dirty: Vec::new(),
+            dirty_sorted: None,
+            young_bytes: 0,
+            cache_bytes_max,
+            full_key: Vec::new(),
+        }
+    }
+
+    pub fn get(&mut self, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
+        let slot = self.slot(key)?;
+        let entry = &self.young[slot];
+        Ok(entry.live.then_some(entry.value.as_slice()))
+    }
+
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.update(key, |buffer| {
+            buffer.clear();
+            buffer.extend_from_slice(value);
+            true
+        })
+    }
+
+    pub fn delete(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        self.update(key, |_| false)
+    }
+
+    /// Reads and writes an entry with one look-up. `change` gets the value's bytes, empty if there is no entry, and says
+    /// whether there is one afterwards.
+    pub fn update(&mut self, key: &[u8], change: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), StoreError> {
+        let slot = self.slot(key)?;
+        let entry = &mut self.young[slot];
+        if !entry.live {
+            entry.value.clear();
+        }
+        let before = entry.value.len();
+        let was_live = entry.live;
+        entry.live = change(&mut entry.value);
+        self.young_bytes = (self.young_bytes + entry.value.len()).saturating_sub(before);
+        if !entry.dirty && (entry.live || was_live) {
+            entry.dirty = true;
+            self.dirty.push(slot);
+            if let Some(sorted) = &mut self.dirty_sorted {
+                sorted.insert(key.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits the entries with `from <= key < to`, in key order or against it, until `visit` returns false.
+    pub fn range(
+        &mut self,
+        from: &[u8],
+        to: &[u8],
+        order: Order,
+        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
+        let (young, dirty) = (&self.young, &self.dirty);
+        let sorted = self.dirty_sorted.get_or_insert_with(|| {
+            dirty.iter().map(|&slot| young.get_index(slot).expect("dirty entries stay young").0.clone()).collect()
+        });
+        let mut fresh = sorted.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        let mut next_fresh = || match order {
+            Order::Ascending => fresh.next(),
+            Order::Descending => fresh.next_back(),
+        };
+        let mut stored = self.files.range(self.prefix, from, to, order)?;
+        let (mut head, mut stored_head) = (next_fresh(), stored.next().transpose()?);
+        loop {
+            let which = match (&head, &stored_head) {
+                (None, None) => return Ok(()),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(key), Some((stored_key, _))) => order.compare(key, &stored_key[1..]),
+            };
+            let go_on = if which == Ordering::Greater {
+                let (key, value) = stored_head.take().expect("compared above");
+                stored_head = stored.next().transpose()?;
+                visit(&key[1..], &value)
+            } else {
+                if which == Ordering::Equal {
+                    // The dirty entry hides the stored one.
+                    stored_head = stored.next().transpose()?;
+                }
+                let key = head.take().expect("compared above");
+                head = next_fresh();
+                let entry = &young[key];
+                !entry.live || visit(key, &entry.value)
+            };
+            if !go_on {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What the next commit changes, in the order of first change: each key with its new value, `None` if deleted.
+    pub fn changes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.dirty.iter().map(|&slot| {
+            let (key, entry) = self.young.get_index(slot).expect("dirty entries stay young");
+            (key.as_ref(), entry.live.then_some(entry.value.as_slice()))
+        })
+    }
+
+    /// The key of a change in RocksDB and the changelog.
+    pub(crate) fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// The changes are in RocksDB now: they are clean.
+    pub(crate) fn committed(&mut self) {
+        for slot in self.dirty.drain(..) {
+            self.young[slot].dirty = false;
+        }
+        self.dirty_sorted = None;
+        if self.young_bytes > self.cache_bytes_max / 2 {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+    }
+
+    /// The transaction was aborted: the changes never were.
+    pub(crate) fn aborted(&mut self) {
+        self.young.clear();
+        self.old.clear();
+        self.dirty.clear();
+        self.dirty_sorted = None;
+        self.young_bytes = 0;
+    }
+
+    /// The slot of `key` in the young generation, filled from the old one or RocksDB.
+    fn slot(&mut self, key: &[u8]) -> Result<usize, StoreError> {
+        if let Some(slot) = self.young.get_index_of(key) {
+            return Ok(slot);
+        }
+        let entry = match self.old.swap_remove(key) {
+            Some(entry) => entry,
+            None => {
+                self.full_key.clear();
+                self.full_key.push(self.prefix);
+                self.full_key.extend_from_slice(key);
+                let stored = self.files.get(&self.full_key)?;
+                Entry { live: stored.is_some(), value: stored.unwrap_or_default(), dirty: false }
+            }
+        };
+        self.young_bytes += key.len() + entry.value.len() + ENTRY_OVERHEAD_BYTES;
+        Ok(self.young.insert_full(key.into(), entry).0)
+    }
+}

@@ -1,0 +1,4 @@
+//! Engram's services: what each makes of the events that it reads.
+
+pub mod activity;
+pub mod passthrough;

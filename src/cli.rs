@@ -1,0 +1,210 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::values::Start;
+
+/// Event-sourced streaming for applications in which people edit documents and a knowledge graph together.
+#[derive(Debug, Parser)]
+#[command(name = "engram", version, propagate_version = true, arg_required_else_help = false)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Folder of the embedded log and of the stores
+    #[arg(long, global = true, value_name = "DIR", env = "ENGRAM_DATA", default_value = "engram-data")]
+    pub data: PathBuf,
+    /// Apache Kafka to use instead of the embedded log
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "ENGRAM_BROKERS")]
+    pub brokers: Option<String>,
+    /// Schema registry (any Confluent-compatible one); without it, the one in the log
+    #[arg(long, global = true, value_name = "URL", env = "ENGRAM_REGISTRY")]
+    pub registry: Option<String>,
+    /// Configuration file (TOML), see docs/configuration.md
+    #[arg(long, global = true, value_name = "FILE", env = "ENGRAM_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Machine-readable output
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the services until stopped
+    Up(Up),
+    /// Read a real source into the log
+    #[command(subcommand)]
+    Ingest(Ingest),
+    /// Write events: one JSON object a line, checked against the topic's schema
+    Produce(Produce),
+    /// Read a topic's records
+    Consume(Consume),
+    /// List the topics
+    Topics,
+    /// The registered schemas
+    #[command(subcommand)]
+    Schemas(Schemas),
+    /// The services, their groups and workers
+    Services,
+    /// How far each service is behind its inputs
+    Lag,
+    /// The state of a service's stores
+    #[command(subcommand)]
+    State(State),
+    /// Let a service begin anew: forgets its positions, stores, changelog and outputs
+    Reset(Reset),
+    /// Measure
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Services to run; all by default
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub services: Vec<String>,
+    /// Address of the HTTP interface: registry, metrics, health
+    #[arg(long, value_name = "ADDR", env = "ENGRAM_HTTP", default_value = "127.0.0.1:8099")]
+    pub http: SocketAddr,
+    /// Stop once every input was processed and nothing has come for so long
+    #[arg(long, value_name = "SECONDS")]
+    pub exit_when_idle: Option<u64>,
+    /// Threads for each service
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: u16,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Ingest {
+    /// A git repository's history: activity of its authors, relations between authors and files
+    Git(IngestGit),
+}
+
+#[derive(Debug, Args)]
+pub struct IngestGit {
+    /// The repository
+    pub path: PathBuf,
+    /// What to ingest up to
+    #[arg(long, value_name = "REVISION", default_value = "HEAD")]
+    pub revision: String,
+    /// Name of this history in the log; by default it is made from its first commit
+    #[arg(long, value_name = "NAME")]
+    pub source: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Produce {
+    pub topic: String,
+    /// File of JSON objects, one a line; standard input without it
+    pub file: Option<PathBuf>,
+    /// Full name of the events' type, where the topic takes several
+    #[arg(long = "type", value_name = "NAME")]
+    pub event_type: Option<String>,
+    /// Field that becomes the record's key; by default the topic's own
+    #[arg(long, value_name = "FIELD")]
+    pub key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Consume {
+    pub topic: String,
+    /// Where to begin: beginning, end, an offset, or a time (RFC 3339)
+    #[arg(long, value_name = "WHERE", default_value = "beginning")]
+    pub from: Start,
+    /// Where to stop: end, an offset (exclusive), or a time
+    #[arg(long, value_name = "WHERE", default_value = "end")]
+    pub to: Start,
+    /// Only records with this key
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Only the last N records of what was found
+    #[arg(long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Go on with what comes, until stopped
+    #[arg(long, conflicts_with_all = ["to", "last"])]
+    pub follow: bool,
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns, for people
+    Table,
+    /// One JSON object a line
+    Ndjson,
+    /// The values' bytes as they are, a newline after each
+    Raw,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Schemas {
+    /// All subjects with their versions
+    List,
+    /// A subject's schema
+    Show {
+        subject: String,
+        /// A version's number; the latest by default
+        version: Option<u32>,
+    },
+    /// Would this schema be accepted as the subject's next version?
+    Check {
+        subject: String,
+        /// An .avsc file
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// The stores of a service, or of all
+    List { service: Option<String> },
+    /// One entry
+    Get {
+        service: String,
+        store: String,
+        /// The key as JSON, as `state range` shows it, or the text of one of its fields
+        key: String,
+    },
+    /// The entries in key order
+    Range {
+        service: String,
+        store: String,
+        /// Only entries in whose key some field has this text
+        key: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Reset {
+    pub service: String,
+    /// Do it, do not just say what would be deleted
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// Events of each measurement
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub records: u64,
+    /// Size of an event's record value, about
+    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    pub bytes: usize,
+    /// Distinct keys for the stateful measurements
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub keys: u64,
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub partitions: i32,
+}

@@ -1,0 +1,202 @@
+//! `engram consume`: a topic's committed records, partition by partition in offset order.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use engram_pipeline::log::{Log, RecordRef, TopicPartition};
+use engram_schemas::codec::Decoder;
+use serde_json::{Value, json};
+
+use super::stop_flag;
+use crate::cli::{Consume, Format, Global};
+use crate::output;
+use crate::values::{Start, rfc3339};
+use crate::wire::{Access, Connection};
+
+const FETCH_RECORDS_MAX: usize = 1_000;
+/// Rows of a table are held back to align its columns, so many at a time.
+const TABLE_ROWS: usize = 500;
+
+pub fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
+    let connection = Connection::open(global, Access::Read)?;
+    let topics = connection.log.topics()?;
+    let topic = topics.iter().find(|topic| topic.name == args.topic).with_context(|| {
+        format!("there is no topic {:?}; 'engram topics' shows what there is", args.topic)
+    })?;
+    let format = args.format.unwrap_or(if global.json { Format::Ndjson } else { Format::Table });
+    let mut printer = Printer {
+        decoder: Decoder::new(connection.registry.clone()),
+        format,
+        key: args.key.clone(),
+        last: args.last,
+        rows: VecDeque::new(),
+        header: None,
+    };
+    let stop = stop_flag()?;
+    let mut spans = Vec::new();
+    for number in 0..topic.partitions {
+        let partition = TopicPartition::new(topic.name.as_str(), number);
+        let from = place(&*connection.log, &partition, args.from)?;
+        let to = if args.follow { i64::MAX } else { place(&*connection.log, &partition, args.to)? };
+        spans.push((partition, from, to));
+    }
+    let mut reader = connection.log.reader()?;
+    let positions: Vec<(TopicPartition, i64)> =
+        spans.iter().map(|(partition, from, _)| (partition.clone(), *from)).collect();
+    reader.assign(&positions)?;
+    let mut open: Vec<bool> = spans.iter().map(|(_, from, to)| from < to).collect();
+    while open.iter().any(|open| *open) && !stop.load(Ordering::Relaxed) {
+        let mut found = false;
+        for (index, (partition, _, to)) in spans.iter().enumerate() {
+            if !open[index] {
+                continue;
+            }
+            let fetched = reader.fetch(index, FETCH_RECORDS_MAX)?;
+            if let Some(batch) = fetched.records {
+                found = true;
+                for at in 0..batch.len() {
+                    let record = batch.record(at);
+                    if record.offset >= *to {
+                        open[index] = false;
+                        break;
+                    }
+                    printer.add(partition, record)?;
+                    open[index] = record.offset + 1 < *to;
+                }
+            }
+            if fetched.end.is_some_and(|end| end >= *to) {
+                open[index] = false;
+            }
+        }
+        if !found {
+            if args.follow {
+                printer.flush()?;
+            }
+            reader.wait(Duration::from_millis(50))?;
+        }
+    }
+    printer.flush()
+}
+
+fn place(log: &dyn Log, partition: &TopicPartition, start: Start) -> anyhow::Result<i64> {
+    let range = log.offsets(std::slice::from_ref(partition))?[0];
+    Ok(match start {
+        Start::Beginning => range.first,
+        Start::End => range.stable,
+        // Offsets that were compacted away, or are yet to come, are no error in one partition of several.
+        Start::Offset(offset) => offset.clamp(range.first, range.stable),
+        Start::Time(ms) => log.offset_at(partition, ms)?.unwrap_or(range.stable),
+    })
+}
+
+struct Printer {
+    decoder: Decoder,
+    format: Format,
+    key: Option<String>,
+    last: Option<usize>,
+    rows: VecDeque<Row>,
+    /// The columns of the table that was begun.
+    header: Option<Vec<String>>,
+}
+
+enum Row {
+    Table(Vec<String>, Vec<String>),
+    Line(Vec<u8>),
+}
+
+impl Printer {
+    fn add(&mut self, partition: &TopicPartition, record: RecordRef<'_>) -> anyhow::Result<()> {
+        let key = record.key.map(|key| String::from_utf8_lossy(key).into_owned());
+        if self.key.is_some() && self.key != key {
+            return Ok(());
+        }
+        let row = match self.format {
+            Format::Raw => Row::Line(record.value.unwrap_or_default().to_vec()),
+            Format::Ndjson => Row::Line(serde_json::to_vec(&json!({
+                "partition": partition.partition, "offset": record.offset, "timestamp": rfc3339(record.timestamp_ms),
+                "key": key, "value": self.value(record)
+            }))?),
+            Format::Table => {
+                let (mut names, mut cells) =
+                    (vec!["partition".to_owned(), "offset".to_owned()], vec![partition.partition.to_string(), record.offset.to_string()]);
+                match self.value(record) {
+                    Value::Object(fields) => {
+                        for (name, value) in fields {
+                            cells.push(cell(&name, value));
+                            names.push(name);
+                        }
+                    }
+                    other => {
+                        names.extend(["key".to_owned(), "value".to_owned()]);
+                        cells.extend([key.unwrap_or_default(), cell("", other)]);
+                    }
+                }
+                Row::Table(names, cells)
+            }
+        };
+        self.rows.push_back(row);
+        match self.last {
+            Some(last) if self.rows.len() > last => {
+                self.rows.pop_front();
+            }
+            None if self.rows.len() >= TABLE_ROWS => self.flush()?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The decoded value; what cannot be decoded is shown as text, or as hexadecimal bytes.
+    fn value(&mut self, record: RecordRef<'_>) -> Value {
+        let Some(bytes) = record.value else { return Value::Null };
+        match self.decoder.decode_json(bytes) {
+            Ok(value) => value,
+            Err(_) => match std::str::from_utf8(bytes) {
+                Ok(text) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
+                Err(_) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+            },
+        }
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        let mut table: Vec<Vec<String>> = Vec::new();
+        for row in std::mem::take(&mut self.rows) {
+            match row {
+                Row::Line(line) => {
+                    let mut out = std::io::stdout().lock();
+                    out.write_all(&line)?;
+                    out.write_all(b"\n")?;
+                }
+                Row::Table(names, cells) => {
+                    if self.header.as_ref() != Some(&names) {
+                        self.print_table(std::mem::take(&mut table))?;
+                        self.header = Some(names);
+                    }
+                    table.push(cells);
+                }
+            }
+        }
+        self.print_table(table)
+    }
+
+    fn print_table(&self, rows: Vec<Vec<String>>) -> anyhow::Result<()> {
+        if let (Some(header), false) = (&self.header, rows.is_empty()) {
+            let header: Vec<&str> = header.iter().map(String::as_str).collect();
+            output::table(&header, rows)?;
+        }
+        Ok(())
+    }
+}
+
+/// Times are stored in ms; people read RFC 3339.
+fn cell(name: &str, value: Value) -> String {
+    let is_time = matches!(name, "time" | "timestamp") || name.ends_with("_ts") || name.starts_with("window_") || name.starts_with("session_");
+    match value {
+        Value::Number(number) if is_time => number.as_i64().map_or_else(|| number.to_string(), rfc3339),
+        Value::String(text) => text,
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}

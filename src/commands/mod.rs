@@ -1,0 +1,47 @@
+//! The commands, one file each.
+
+mod bench;
+mod consume;
+mod ingest;
+mod lag;
+mod produce;
+mod reset;
+mod schemas;
+mod services;
+mod state;
+mod topics;
+mod up;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cli::{Cli, Command, Ingest};
+
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Up(args) => up::run(global, &args),
+        Command::Ingest(Ingest::Git(args)) => ingest::git(global, &args),
+        Command::Produce(args) => produce::run(global, &args),
+        Command::Consume(args) => consume::run(global, &args),
+        Command::Topics => topics::run(global),
+        Command::Schemas(command) => schemas::run(global, &command),
+        Command::Services => services::run(global),
+        Command::Lag => lag::run(global),
+        Command::State(command) => state::run(global, &command),
+        Command::Reset(args) => reset::run(global, &args),
+        Command::Bench(args) => bench::run(global, &args),
+    }
+}
+
+/// A flag that Ctrl-C and SIGTERM set: commands look at it between two steps and stop cleanly. A second signal ends the
+/// process at once.
+pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    debug_assert!(!stop.load(Ordering::Relaxed));
+    Ok(stop)
+}

@@ -1,0 +1,193 @@
+//! `engram produce`: JSON lines in, Avro records out. Every line is checked against the topic's schema; wrong ones are
+//! reported by number and left out, the others are written.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal as _};
+use std::str::FromStr as _;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context as _;
+use engram_pipeline::log::partitioner::partition_for;
+use engram_pipeline::log::{Cleanup, NewRecord, Producer, ProducerOptions, TopicSpec};
+use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
+use engram_schemas::codec::{json_to_avro};
+use engram_schemas::{CONTRACT, SchemaId, subject, wire};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::stop_flag;
+use crate::cli::{Global, Produce};
+use crate::output::{self, Usage};
+use crate::values::rfc3339;
+use crate::wire::{Access, Connection};
+
+/// Lines between two flushes: what is reported as written is in the log.
+const FLUSH_LINES: u64 = 10_000;
+/// Longest line.
+const LINE_BYTES_MAX: usize = 16 << 20;
+/// Wrong lines that are reported one by one.
+const REPORTED_MAX: u64 = 20;
+
+/// What an event needs to become a record.
+struct Target {
+    event: String,
+    schema: String,
+    id: SchemaId,
+    key_field: String,
+    partitions: i32,
+}
+
+pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
+    let input: Box<dyn BufRead> = match &args.file {
+        Some(path) => {
+            Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
+        }
+        None => Box::new(BufReader::new(std::io::stdin())),
+    };
+    let size = args.file.as_ref().and_then(|path| path.metadata().ok()).map_or(0, |metadata| metadata.len());
+    let (event, schema) = event_type(args)?;
+    let connection = Connection::open(global, Access::Write)?;
+    let target = prepare(&connection, args, event, schema)?;
+    let options = ProducerOptions { client_id: "engram-produce".to_owned(), transactional_id: None };
+    let mut producer = connection.log.producer(&options)?;
+    let stop = stop_flag()?;
+    let bar = progress(size);
+    let (mut number, mut written, mut wrong) = (0_u64, 0_u64, 0_u64);
+    for line in input.split(b'\n') {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let line = line.context("cannot read the input")?;
+        number += 1;
+        bar.inc(line.len() as u64 + 1);
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        match write_line(&mut *producer, &args.topic, &target, &line) {
+            Ok(()) => written += 1,
+            Err(WriteError::Line(reason)) => {
+                wrong += 1;
+                if wrong <= REPORTED_MAX {
+                    bar.suspend(|| eprintln!("engram: line {number}: {reason}"));
+                }
+            }
+            Err(WriteError::Log(error)) => return Err(error).context(format!("line {number} and what follows was not written")),
+        }
+        if written % FLUSH_LINES == 0 {
+            producer.flush()?;
+        }
+    }
+    producer.flush()?;
+    bar.finish_and_clear();
+    if global.json {
+        output::json(&json!({"topic": args.topic, "written": written, "wrong": wrong}))?;
+    } else {
+        println!("{written} events written to {}", args.topic);
+    }
+    anyhow::ensure!(wrong == 0, "{wrong} of {number} lines were wrong and were left out; mend and produce only those");
+    Ok(())
+}
+
+/// The event type of the topic, by name where it takes several.
+fn event_type(args: &Produce) -> anyhow::Result<(String, String)> {
+    let of_topic: Vec<_> = CONTRACT.iter().filter(|subject| subject.topic == args.topic).collect();
+    let found = match &args.event_type {
+        Some(name) => of_topic.iter().find(|subject| subject.name == name),
+        None if of_topic.len() == 1 => of_topic.first(),
+        None => None,
+    };
+    let names = |subjects: &[&engram_schemas::Subject]| {
+        subjects.iter().map(|subject| subject.name).collect::<Vec<_>>().join(", ")
+    };
+    match found {
+        Some(subject) => Ok((subject.name.to_owned(), subject.schema.to_owned())),
+        None if of_topic.is_empty() => {
+            let mut topics: Vec<&str> = CONTRACT.iter().map(|subject| subject.topic).filter(|topic| topic.ends_with(".events")).collect();
+            topics.dedup();
+            Err(Usage(format!("no events are known for topic {:?}; there is: {}", args.topic, topics.join(", "))).into())
+        }
+        None => Err(Usage(format!("topic {} takes: {}; say which with --type", args.topic, names(&of_topic))).into()),
+    }
+}
+
+fn prepare(connection: &Connection, args: &Produce, event: String, schema: String) -> anyhow::Result<Target> {
+    let known = connection.log.topics()?;
+    let mut partitions = known.iter().find(|topic| topic.name == args.topic).map(|topic| topic.partitions);
+    if partitions.is_none() {
+        connection.log.create_topics(&[TopicSpec {
+            name: args.topic.clone(),
+            partitions: connection.config.partitions.0,
+            cleanup: Cleanup::Keep,
+            max_message_bytes: TOPIC_MESSAGE_BYTES_MAX,
+        }])?;
+        partitions = Some(connection.config.partitions.0);
+    }
+    let id = connection.registry.register(&subject(&args.topic, &event), &schema)?;
+    let key_field = args.key.clone().unwrap_or_else(|| {
+        let own = CONTRACT.iter().find(|subject| subject.topic == args.topic && subject.name == event);
+        own.map_or("id", |subject| subject.key).to_owned()
+    });
+    Ok(Target { event, schema, id, key_field, partitions: partitions.expect("set above") })
+}
+
+enum WriteError {
+    Line(String),
+    Log(anyhow::Error),
+}
+
+fn write_line(producer: &mut dyn Producer, topic: &str, target: &Target, line: &[u8]) -> Result<(), WriteError> {
+    let wrong = |reason: String| WriteError::Line(reason);
+    if line.len() > LINE_BYTES_MAX {
+        return Err(wrong(format!("longer than {LINE_BYTES_MAX} bytes")));
+    }
+    let mut event: Value = serde_json::from_slice(line).map_err(|error| wrong(format!("not JSON: {error}")))?;
+    let Some(fields) = event.as_object_mut() else { return Err(wrong("not a JSON object".to_owned())) };
+    read_times(fields).map_err(wrong)?;
+    let key = match fields.get(&target.key_field) {
+        Some(Value::String(key)) => key.clone(),
+        Some(other) => return Err(wrong(format!("field {:?} is the key and must be a string, not {other}", target.key_field))),
+        None => return Err(wrong(format!("field {:?} is missing: it is the key", target.key_field))),
+    };
+    let id = fields.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let body = json_to_avro(&target.schema, &event).map_err(|error| wrong(error.to_string()))?;
+    let value = wire::join(target.id, &body);
+    let now_ms = engram_pipeline::clock::now_ms();
+    let record = NewRecord {
+        topic,
+        partition: partition_for(key.as_bytes(), target.partitions),
+        timestamp_ms: Some(now_ms),
+        key: Some(key.as_bytes()),
+        value: Some(&value),
+        headers: &[
+            ("ce_specversion", b"1.0"),
+            ("ce_id", id.as_bytes()),
+            ("ce_type", target.event.as_bytes()),
+            ("ce_source", b"engram/produce"),
+            ("ce_time", rfc3339(now_ms).as_bytes()),
+        ],
+    };
+    producer.write(&record, false).map_err(|error| match error {
+        engram_pipeline::log::LogError::Refused(reason) => WriteError::Line(reason),
+        error => WriteError::Log(error.into()),
+    })
+}
+
+/// Times may be given as RFC 3339; a missing `id` or `time` is filled in.
+fn read_times(fields: &mut serde_json::Map<String, Value>) -> Result<(), String> {
+    let now_ms = engram_pipeline::clock::now_ms();
+    let time = fields.entry("time").or_insert_with(|| now_ms.into());
+    if let Some(text) = time.as_str() {
+        let parsed = jiff::Timestamp::from_str(text)
+            .map_err(|_| format!("field \"time\": {text:?} is neither milliseconds nor RFC 3339"))?;
+        *time = parsed.as_millisecond().into();
+    }
+    Ok(())
+}
+
+fn progress(size: u64) -> ProgressBar {
+    if size == 0 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {eta}").expect("a constant that parses");
+    ProgressBar::new(size).with_style(style)
+}

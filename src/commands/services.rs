@@ -1,0 +1,50 @@
+//! `engram services`: which services there are, their groups, and how their workers here are doing.
+
+use serde_json::{Value, json};
+
+use crate::cli::Global;
+use crate::output;
+use crate::wire::{self, Access, Connection};
+
+pub fn run(global: &Global) -> anyhow::Result<()> {
+    let connection = Connection::open(global, Access::Read)?;
+    let groups = connection.log.groups()?;
+    let here = running_here(&connection);
+    let mut rows = Vec::new();
+    for &name in wire::SERVICES {
+        let group = groups.iter().find(|group| group.name == name);
+        let workers: Vec<&Value> =
+            here.iter().filter(|service| service["service"] == name).flat_map(|service| service["workers"].as_array()).flatten().collect();
+        let sum = |field: &str| workers.iter().filter_map(|worker| worker[field].as_u64()).sum::<u64>();
+        let trouble = workers.iter().find_map(|worker| worker["trouble"].as_str());
+        let state = match (group, workers.is_empty()) {
+            (_, false) => "running here".to_owned(),
+            (Some(group), true) if group.members > 0 => group.state.clone(),
+            _ => "stopped".to_owned(),
+        };
+        if global.json {
+            output::json(&json!({
+                "service": name, "state": state, "members": group.map_or(0, |group| group.members), "workers": workers
+            }))?;
+        }
+        rows.push(vec![
+            name.to_owned(),
+            state,
+            workers.len().to_string(),
+            sum("records").to_string(),
+            sum("restored_records").to_string(),
+            trouble.unwrap_or_default().to_owned(),
+        ]);
+    }
+    if !global.json {
+        output::table(&["service", "state", "workers", "records", "restored", "trouble"], rows)?;
+    }
+    Ok(())
+}
+
+/// What the `engram up` of this data folder says of its services; nothing if none runs.
+fn running_here(connection: &Connection) -> Vec<Value> {
+    let Some(running) = connection.data.running() else { return Vec::new() };
+    let url = format!("http://{}{}", running.http, engram_connectors::http::SERVICES_PATH);
+    ureq::get(&url).call().ok().and_then(|mut response| response.body_mut().read_json().ok()).unwrap_or_default()
+}

@@ -1,0 +1,137 @@
+//! `engram up`: runs services and the HTTP interface until it is stopped or, with `--exit-when-idle`, has caught up.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use engram_connectors::http::{self, Served};
+use engram_pipeline::service::{self, Running};
+use engram_pipeline::status::{Snapshot, WorkerStatus};
+use engram_pipeline::store::Budget;
+use engram_pipeline::worker::WorkerOptions;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde_json::{Value, json};
+
+use super::stop_flag;
+use crate::cli::{Global, Up};
+use crate::output::Usage;
+use crate::wire::{self, Access, Connection};
+
+/// How often the services are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often Prometheus' histograms are drained, so that they stay small.
+const UPKEEP_LOOKS: u32 = 100;
+
+pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
+    let names = service_names(args)?;
+    let stop = stop_flag()?;
+    let metrics = PrometheusBuilder::new()
+        .set_buckets(&[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0])?
+        .install_recorder()
+        .context("cannot collect metrics")?;
+    // The folder first: another process that runs on it is the likeliest trouble, and the easiest to tell.
+    let held = crate::data_dir::DataDir::new(&global.data).hold()?;
+    let connection = Connection::open(global, Access::Run)?;
+    let services: Arc<Mutex<Vec<Running>>> = Arc::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let server = runtime
+        .block_on(http::serve(args.http, served(&connection, &services, &metrics)))
+        .with_context(|| format!("cannot listen on {}: give another address with --http", args.http))?;
+    connection.data.write_run_file(server.address)?;
+    for name in names {
+        let running = start(&connection, args, &name)?;
+        lock(&services).push(running);
+    }
+    eprintln!("engram is up: http://{} (schemas, metrics, health); stop with Ctrl-C", server.address);
+    watch(args, &stop, &services, &metrics);
+    let mut outcome = Ok(());
+    for running in lock(&services).drain(..) {
+        let name = running.name();
+        outcome = outcome.and(running.stop().with_context(|| format!("service {name} has stopped")));
+    }
+    drop(server);
+    drop(held);
+    outcome
+}
+
+fn service_names(args: &Up) -> anyhow::Result<BTreeSet<String>> {
+    if args.services.is_empty() {
+        return Ok(wire::SERVICES.iter().map(|name| (*name).to_owned()).collect());
+    }
+    for name in &args.services {
+        wire::stores(name).map_err(|error| Usage(error.to_string()))?;
+    }
+    Ok(args.services.iter().cloned().collect())
+}
+
+fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Running> {
+    let service = Arc::new(wire::service(name, &connection.config)?);
+    service::prepare_topics(&*connection.log, &service, connection.config.partitions.0)?;
+    let memory = &connection.config.memory;
+    let options = WorkerOptions {
+        group: service.name.to_owned(),
+        log: Arc::clone(&connection.log),
+        registry: Arc::clone(&connection.registry),
+        budget: Arc::new(Budget::new(memory.stores_mib << 20)),
+        stores: connection.data.stores(name),
+        cache_bytes_max: memory.store_cache_mib << 20,
+        instance: connection.data.instance()?,
+        static_membership: connection.config.kafka.static_membership.unwrap_or(true),
+        commit: connection.config.commit_options()?,
+        on_commit: None,
+        stop: Arc::new(AtomicBool::new(false)),
+        status: Arc::new(WorkerStatus::default()),
+        service,
+    };
+    Ok(Running::start(&options, usize::from(args.workers))?)
+}
+
+/// Returns when there is a reason to stop.
+fn watch(args: &Up, stop: &AtomicBool, services: &Mutex<Vec<Running>>, metrics: &PrometheusHandle) {
+    let mut looks = 0_u32;
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(LOOK);
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(UPKEEP_LOOKS) {
+            metrics.run_upkeep();
+        }
+        let services = lock(services);
+        if services.iter().any(Running::has_failed) {
+            return;
+        }
+        let idle_ms = args.exit_when_idle.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
+        if idle_ms.is_some_and(|idle_ms| services.iter().all(|service| service.is_idle(idle_ms))) {
+            return;
+        }
+    }
+}
+
+fn served(connection: &Connection, services: &Arc<Mutex<Vec<Running>>>, metrics: &PrometheusHandle) -> Served {
+    let (metrics, shown, looked_at) = (metrics.clone(), Arc::clone(services), Arc::clone(services));
+    Served {
+        registry: Arc::clone(&connection.registry),
+        log: connection.owned.clone(),
+        metrics: Arc::new(move || metrics.render()),
+        services: Arc::new(move || lock(&shown).iter().map(describe).collect()),
+        healthy: Arc::new(move || {
+            let workers: Vec<Snapshot> = lock(&looked_at).iter().flat_map(Running::workers).collect();
+            !workers.is_empty() && workers.iter().all(|worker| worker.trouble.is_none())
+        }),
+    }
+}
+
+fn describe(service: &Running) -> Value {
+    let workers = service.workers().into_iter().map(|worker| {
+        json!({
+            "tasks": worker.tasks, "records": worker.records, "restored_records": worker.restored_records,
+            "commits": worker.commits, "idle_ms": worker.idle_ms, "trouble": worker.trouble
+        })
+    });
+    json!({"service": service.name(), "workers": workers.collect::<Vec<_>>()})
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

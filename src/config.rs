@@ -1,0 +1,200 @@
+//! The configuration file: everything that has a bound or a default, by name. Unknown names are refused.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use engram_pipeline::worker::{CommitOptions, Guarantee};
+use engram_processors::activity::{ActivityConfig, Dimension, SourceConfig};
+use serde::{Deserialize, Deserializer};
+
+use crate::values::duration_ms;
+
+/// See docs/configuration.md.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Partitions of topics that have to be created.
+    pub partitions: Partitions,
+    pub commit: Commit,
+    pub memory: Memory,
+    pub activity: Activity,
+    pub kafka: Kafka,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Partitions(pub i32);
+
+impl Default for Partitions {
+    fn default() -> Self {
+        Self(4)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Commit {
+    /// `exactly-once` or `at-least-once`.
+    pub guarantee: String,
+    #[serde(deserialize_with = "duration")]
+    pub interval: i64,
+    pub records_max: i64,
+    pub bytes_max: usize,
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        let options = CommitOptions::default();
+        Self {
+            guarantee: "exactly-once".to_owned(),
+            interval: options.interval.as_millis() as i64,
+            records_max: options.records_max,
+            bytes_max: options.bytes_max,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    /// RocksDB's block cache and write buffers, all stores of the process together.
+    pub stores_mib: usize,
+    /// Cached entries of each store of each task.
+    pub store_cache_mib: usize,
+    /// Records fetched ahead of each partition.
+    pub prefetch_kib: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { stores_mib: 64, store_cache_mib: 8, prefetch_kib: 2048 }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Activity {
+    pub dimensions: Vec<String>,
+    pub sessions: bool,
+    #[serde(deserialize_with = "duration")]
+    pub session_gap: i64,
+    #[serde(deserialize_with = "duration")]
+    pub future_max: i64,
+    /// By source; `default` for all that are not named.
+    pub sources: BTreeMap<String, Source>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        let config = ActivityConfig::default();
+        Self {
+            dimensions: config.dimensions.iter().map(|dimension| dimension.name().to_owned()).collect(),
+            sessions: config.sessions,
+            session_gap: config.session_gap_ms,
+            future_max: config.future_ms_max,
+            sources: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    pub window: String,
+    /// A duration, or `forever`.
+    pub grace: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kafka {
+    /// librdkafka's own properties, for security and the like.
+    pub properties: BTreeMap<String, String>,
+    /// Static membership (KIP-345), on by default.
+    pub static_membership: Option<bool>,
+}
+
+impl Config {
+    /// Reads the file; without one, everything has its default.
+    pub fn load(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
+            anyhow::anyhow!("{} line {line}: {}", path.display(), error.message())
+        })
+    }
+
+    pub fn commit_options(&self) -> anyhow::Result<CommitOptions> {
+        let guarantee = match self.commit.guarantee.as_str() {
+            "exactly-once" => Guarantee::ExactlyOnce,
+            "at-least-once" => Guarantee::AtLeastOnce,
+            other => anyhow::bail!("commit.guarantee is {other:?}: it must be exactly-once or at-least-once"),
+        };
+        anyhow::ensure!(self.commit.records_max > 0, "commit.records_max must be greater than 0");
+        Ok(CommitOptions {
+            guarantee,
+            interval: Duration::from_millis(self.commit.interval as u64),
+            records_max: self.commit.records_max,
+            bytes_max: self.commit.bytes_max,
+        })
+    }
+
+    pub fn activity_config(&self) -> anyhow::Result<ActivityConfig> {
+        let mut config = ActivityConfig {
+            sessions: self.activity.sessions,
+            session_gap_ms: self.activity.session_gap,
+            future_ms_max: self.activity.future_max,
+            ..ActivityConfig::default()
+        };
+        let dimension = |name: &String| {
+            Dimension::from_name(name)
+                .ok_or_else(|| anyhow::anyhow!("activity.dimensions has {name:?}: it must be user, target or type"))
+        };
+        config.dimensions = self.activity.dimensions.iter().map(dimension).collect::<anyhow::Result<_>>()?;
+        for (name, source) in &self.activity.sources {
+            let name = if name == "default" { "" } else { name };
+            let window = duration_ms(&source.window).map_err(anyhow::Error::msg)?;
+            let grace_ms = match source.grace.as_str() {
+                "forever" => None,
+                grace => Some(duration_ms(grace).map_err(anyhow::Error::msg)?),
+            };
+            config.sources.retain(|known| known.source != name);
+            config.sources.push(SourceConfig { source: name.to_owned(), size_ms: window, grace_ms });
+        }
+        config.check().map_err(anyhow::Error::msg)?;
+        Ok(config)
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    duration_ms(&text).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_replace_the_defaults() {
+        let text = "[activity.sources.default]\nwindow = \"1h\"\ngrace = \"forever\"\n";
+        let config: Config = toml::from_str(text).expect("valid");
+        let activity = config.activity_config().expect("valid");
+        assert_eq!(activity.source("anything").size_ms, 3_600_000);
+        assert_eq!(activity.source("anything").grace_ms, None);
+        assert_eq!(activity.source("git").size_ms, 86_400_000);
+    }
+
+    #[test]
+    fn unknown_names_and_wrong_values_are_refused() {
+        assert!(toml::from_str::<Config>("partitons = 3").is_err());
+        let config: Config = toml::from_str("[commit]\nguarantee = \"twice\"").expect("valid toml");
+        assert!(config.commit_options().is_err());
+        let config: Config = toml::from_str("[activity]\ndimensions = [\"color\"]").expect("valid toml");
+        assert!(config.activity_config().is_err());
+    }
+}

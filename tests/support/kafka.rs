@@ -1,0 +1,108 @@
+//! A real Apache Kafka broker for tests, started by `deploy/kafka/kafka.sh`.
+//!
+//! INVARIANT: no broker outlives the test process, even one that is killed: the script's watchdog, which is bound to
+//! this process, stops the broker and deletes its folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::wait_until;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kafka/kafka.sh");
+
+/// One broker with its own folder and port; stopped and wiped on drop.
+pub struct Kafka {
+    dir: PathBuf,
+    brokers: String,
+}
+
+impl Kafka {
+    /// Starts a broker of the test's own, for tests that kill it or need an empty one.
+    pub fn start() -> Self {
+        let dir =
+            tempfile::Builder::new().prefix("engram-kafka-").tempdir().expect("a temporary folder can be made").keep();
+        Self::start_in(dir, process::id())
+    }
+
+    /// The broker that the tests of this process share. Tests tell their topics and groups apart by name.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// Starts a broker in `dir` that ends, with its folder, when the process `parent` does.
+    pub fn start_in(dir: PathBuf, parent: u32) -> Self {
+        let brokers = launch(&dir, parent);
+        Self { dir, brokers }
+    }
+
+    /// `HOST:PORT`; the same for the whole life of the broker, restarts included.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// SIGKILL, as a power cut would do; returns when the process has gone. `restart` brings it back with its data.
+    pub fn kill(&self) {
+        let pid = self.pid().expect("the broker runs");
+        // SAFETY: kill(2) takes no pointers; the pid is that of a broker which this test started.
+        let killed = unsafe { libc::kill(pid, libc::SIGKILL) };
+        assert_eq!(killed, 0, "the broker can be killed");
+        wait_until("the broker has gone", Duration::from_secs(10), || self.pid().is_none());
+    }
+
+    /// Starts the broker again after `kill` or `stop`, on the same data and port.
+    pub fn restart(&self) {
+        let brokers = launch(&self.dir, process::id());
+        assert_eq!(brokers, self.brokers, "a restart keeps the address");
+    }
+
+    /// An orderly stop; the data stay for `restart`.
+    pub fn stop(&self) {
+        script(&["stop", self.dir_name()]);
+    }
+
+    /// The running broker's process id.
+    pub fn pid(&self) -> Option<i32> {
+        let pid = fs::read_to_string(self.dir.join("pid")).ok()?.trim().parse().ok()?;
+        // SAFETY: kill(2) with signal 0 only asks whether the process exists.
+        let exists = unsafe { libc::kill(pid, 0) } == 0;
+        exists.then_some(pid)
+    }
+
+    /// The broker's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn dir_name(&self) -> &str {
+        self.dir.to_str().expect("temporary folders have UTF-8 names")
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        // Not `script`: a panic in a drop would hide the test's own.
+        let _ = Command::new(SCRIPT).arg("wipe").arg(&self.dir).output();
+    }
+}
+
+fn launch(dir: &Path, parent: u32) -> String {
+    let dir = dir.to_str().expect("temporary folders have UTF-8 names");
+    script(&["start", dir, "--parent", &parent.to_string(), "--temporary"])
+}
+
+/// Runs `kafka.sh` and returns its only line of output. Panics with its complaint when it fails.
+#[track_caller]
+fn script(arguments: &[&str]) -> String {
+    let output = Command::new(SCRIPT)
+        .args(arguments)
+        // Tests are short: less time is spent compiling than the better code would save.
+        .env("KAFKA_JVM_FLAGS", "-XX:TieredStopAtLevel=1")
+        .output()
+        .expect("bash is there to run kafka.sh");
+    assert!(output.status.success(), "kafka.sh {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
