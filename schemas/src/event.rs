@@ -1,0 +1,90 @@
+//! What makes a struct an event, and which events each topic takes.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+/// A typed event: an Avro record that has a struct.
+///
+/// INVARIANT: the struct's serde field names, in order, are those of `SCHEMA`.
+pub trait Event: Serialize + DeserializeOwned + Send + 'static {
+    /// Full name of the Avro record, for example `engram.activity.Interaction`.
+    const NAME: &'static str;
+    /// Its current `.avsc`.
+    const SCHEMA: &'static str;
+
+    /// Refuses what the schema allows and Engram does not.
+    fn check(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+}
+
+/// An event that fits its schema and still cannot be true.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Invalid {
+    #[error("field {0:?} is not a finite number")]
+    NotFinite(&'static str),
+    #[error("field {0:?} is empty")]
+    Empty(&'static str),
+    #[error("field {0:?} is not a time between the years 1 and 9999: {1} ms")]
+    Time(&'static str, i64),
+}
+
+impl Invalid {
+    /// A stable word for machines.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFinite(_) => "not-finite",
+            Self::Empty(_) => "empty-field",
+            Self::Time(..) => "time-out-of-range",
+        }
+    }
+}
+
+/// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999Z, ms since the epoch: what RFC 3339 can write.
+pub const TIME_MS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+
+pub(crate) fn check_time(field: &'static str, time: i64) -> Result<(), Invalid> {
+    if TIME_MS.contains(&time) { Ok(()) } else { Err(Invalid::Time(field, time)) }
+}
+
+pub(crate) fn check_filled(field: &'static str, text: &str) -> Result<(), Invalid> {
+    if text.is_empty() { Err(Invalid::Empty(field)) } else { Ok(()) }
+}
+
+pub(crate) fn check_finite(field: &'static str, number: f64) -> Result<(), Invalid> {
+    if number.is_finite() { Ok(()) } else { Err(Invalid::NotFinite(field)) }
+}
+
+/// An event type that a topic takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject {
+    pub topic: &'static str,
+    /// Full name of the record.
+    pub name: &'static str,
+    /// Its current `.avsc`.
+    pub schema: &'static str,
+    /// The field that is the record's key when it is produced from JSON.
+    pub key: &'static str,
+}
+
+/// All topics that the project itself writes events to; services add their `engram-SERVICE-manifests`.
+pub const CONTRACT: &[Subject] = &[
+    of::<crate::activity::Interaction>("activity.events", "user"),
+    of::<crate::activity::WindowCount>("activity.windows", "key"),
+    of::<crate::activity::Session>("activity.sessions", "user"),
+    of::<crate::activity::WindowDelta>("engram-activity-repartition", "key"),
+    of::<crate::graph::RelationCreated>("graph.events", "workspace"),
+    of::<crate::dead_letter::DeadLetter>("dead-letters", "topic"),
+    of::<crate::manifest::Manifest>("engram-activity-manifests", "service"),
+];
+
+const fn of<E: Event>(topic: &'static str, key: &'static str) -> Subject {
+    Subject { topic, name: E::NAME, schema: E::SCHEMA, key }
+}
+
+/// The registry's subject of an event type in a topic (Confluent's `TopicRecordNameStrategy`), so that one topic may
+/// carry several types in key order.
+pub fn subject(topic: &str, name: &str) -> String {
+    format!("{topic}-{name}")
+}

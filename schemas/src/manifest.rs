@@ -1,0 +1,68 @@
+//! The record of a commit. The fields are described in the `.avsc` file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+
+/// One commit of one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub service: String,
+    pub partition: i32,
+    pub sequence: i64,
+    #[serde(default)]
+    pub inputs: Vec<InputRange>,
+    #[serde(default)]
+    pub interleaving: Vec<Run>,
+    #[serde(default)]
+    pub changelog: Vec<ChangelogEnd>,
+    #[serde(default)]
+    pub wall_clock: Vec<i64>,
+    #[serde(default)]
+    pub timers: Vec<i64>,
+    #[serde(default)]
+    pub seed: i64,
+    #[serde(default)]
+    pub schema_ids: Vec<i32>,
+    #[serde(default)]
+    pub build: String,
+    #[serde(default)]
+    pub stream_time: Option<i64>,
+    #[serde(default)]
+    pub outputs: i64,
+    #[serde(default)]
+    pub state_changes: i64,
+    #[serde(with = "apache_avro::serde::bytes")]
+    pub digest: Vec<u8>,
+    #[serde(with = "apache_avro::serde::bytes")]
+    pub previous_digest: Vec<u8>,
+}
+
+/// Positions of an input before and after the commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRange {
+    pub topic: String,
+    pub partition: i32,
+    pub from: i64,
+    pub to: i64,
+}
+
+/// `count` records in a row from the `input`-th input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    pub input: i32,
+    pub count: i64,
+}
+
+/// The offset after the commit's last changelog record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangelogEnd {
+    pub topic: String,
+    pub partition: i32,
+    pub end: i64,
+}
+
+impl Event for Manifest {
+    const NAME: &'static str = "engram.pipeline.Manifest";
+    const SCHEMA: &'static str = include_str!("../avsc/engram.pipeline.Manifest.avsc");
+}

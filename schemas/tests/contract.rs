@@ -1,0 +1,134 @@
+//! The contract against its past: `golden/NAME/VERSION.{avsc,json,hex}` are every version of every schema with an event
+//! and its bytes. A changed `.avsc` needs a new version there; nothing that is there may ever change.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use engram_schemas::activity::{Interaction, Session, WindowCount, WindowDelta};
+use engram_schemas::codec::{Decoder, Encoder, json_to_avro};
+use engram_schemas::compatibility::{Level, check};
+use engram_schemas::dead_letter::DeadLetter;
+use engram_schemas::graph::RelationCreated;
+use engram_schemas::manifest::Manifest;
+use engram_schemas::registry::Registry;
+use engram_schemas::registry::memory::MemoryRegistry;
+use engram_schemas::{CONTRACT, Event, SchemaId, wire};
+
+struct Version {
+    schema: String,
+    event: serde_json::Value,
+    bytes: Vec<u8>,
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+}
+
+fn versions(name: &str) -> Vec<Version> {
+    let read = |file: String| {
+        std::fs::read_to_string(folder(name).join(&file)).unwrap_or_else(|error| panic!("{name}/{file}: {error}"))
+    };
+    let versions: Vec<Version> = (1..)
+        .take_while(|version| folder(name).join(format!("{version}.avsc")).exists())
+        .map(|version| Version {
+            schema: read(format!("{version}.avsc")),
+            event: serde_json::from_str(&read(format!("{version}.json"))).expect("golden JSON"),
+            bytes: unhex(read(format!("{version}.hex")).trim()),
+        })
+        .collect();
+    assert!(!versions.is_empty(), "{name} has no version in golden/");
+    versions
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits"))
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every version's bytes are what its event gives, and today's struct reads and writes them.
+fn golden<E: Event>() {
+    let versions = versions(E::NAME);
+    let registry = Arc::new(MemoryRegistry::default());
+    for (index, version) in versions.iter().enumerate() {
+        let name = format!("{} version {}", E::NAME, index + 1);
+        let body = json_to_avro(&version.schema, &version.event).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(hex(&body), hex(&version.bytes), "{name}: bytes");
+        let id = registry.register(E::NAME, &version.schema).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let event: E = Decoder::new(registry.clone())
+            .decode(&wire::join(id, &version.bytes))
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        if index + 1 == versions.len() {
+            let mut value = Vec::new();
+            Encoder::<E>::register(&*registry, "t").expect("register").encode(&event, &mut value).expect(&name);
+            assert_eq!(hex(&value[wire::FRAME_BYTES..]), hex(&version.bytes), "{name}: written by the struct");
+            let json = Decoder::new(registry.clone()).decode_json(&value).expect(&name);
+            assert_eq!(json, version.event, "{name}: as JSON");
+        }
+    }
+}
+
+#[test]
+fn interactions_keep_their_bytes() {
+    golden::<Interaction>();
+}
+
+#[test]
+fn window_counts_keep_their_bytes() {
+    golden::<WindowCount>();
+}
+
+#[test]
+fn sessions_keep_their_bytes() {
+    golden::<Session>();
+}
+
+#[test]
+fn window_deltas_keep_their_bytes() {
+    golden::<WindowDelta>();
+}
+
+#[test]
+fn relations_keep_their_bytes() {
+    golden::<RelationCreated>();
+}
+
+#[test]
+fn dead_letters_keep_their_bytes() {
+    golden::<DeadLetter>();
+}
+
+#[test]
+fn manifests_keep_their_bytes() {
+    golden::<Manifest>();
+}
+
+#[test]
+fn every_schema_is_compatible_with_all_its_versions() {
+    for subject in CONTRACT {
+        let versions = versions(subject.name);
+        let texts: Vec<&str> = versions.iter().map(|version| version.schema.as_str()).collect();
+        let reasons = check(Level::FullTransitive, subject.schema, &texts).expect("schemas that parse");
+        assert_eq!(reasons, Vec::<String>::new(), "{}", subject.name);
+        let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+        let latest = texts.last().expect("at least one");
+        assert_eq!(
+            parse(subject.schema),
+            parse(latest),
+            "{}: the .avsc has changed: add a version to golden/",
+            subject.name
+        );
+    }
+}
+
+#[test]
+fn an_id_that_nobody_registered_is_an_unknown_schema() {
+    let mut decoder = Decoder::new(Arc::new(MemoryRegistry::default()));
+    let error = decoder.decode::<Interaction>(&wire::join(SchemaId(7), b"")).expect_err("nothing is registered");
+    assert_eq!((error.code(), error.to_string().as_str()), ("unknown-schema-id", "the registry knows no schema 7"));
+}
