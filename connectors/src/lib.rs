@@ -1,1 +1,4 @@
-//! connectors
+//! How the world reaches the log: `git` reads a repository's history into it, `http` serves what is in it.
+
+pub mod git;
+pub mod http;

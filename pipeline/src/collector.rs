@@ -66,6 +66,7 @@ impl Collector {
         self.written = 0;
         self.bytes = 0;
         self.wall_clock.clear();
+        self.stream_time = i64::MIN;
     }
 
     /// Outputs from now on are caused by this record.

@@ -114,7 +114,7 @@ pub fn manifest(about: &About<'_>, taken: &mut Taken, queues: &[RecordQueue], co
         seed: 0,
         schema_ids: about.schema_ids.to_vec(),
         build: concat!("engram ", env!("CARGO_PKG_VERSION")).to_owned(),
-        stream_time: collected.stream_time,
+        stream_time: (collected.stream_time > i64::MIN).then_some(collected.stream_time),
         outputs: collected.outputs,
         state_changes: about.state_changes,
         digest: about.this.digest.to_vec(),

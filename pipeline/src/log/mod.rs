@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod embedded;
 pub mod error;
 pub mod kafka;
+pub mod partitioner;
 pub mod record;
 
 use std::sync::Arc;

@@ -1,0 +1,174 @@
+//! Records as bytes: as they wait in a producer, as they travel to the log's owner, and as they are stored.
+//!
+//! ```text
+//! stored:   checksum u64 | running maximum timestamp i64 | payload
+//! payload:  timestamp i64 | key bytes | value bytes | headers u32 | (name bytes, value bytes) ...
+//! bytes:    length u32, u32::MAX for null | the bytes
+//! ```
+//!
+//! The checksum is xxh3 over all that follows it, seeded with the offset, so that a record at another record's place is
+//! found out as well. The running maximum is of all timestamps of the partition up to this record, which makes finding
+//! a time a binary search.
+
+use std::ops::Range;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::bytes::{Input, put_bytes};
+use crate::log::{Batch, Header, NewRecord, RecordRef};
+
+const PREFIX: usize = 16;
+
+/// Appends a record's payload.
+pub fn put_payload(out: &mut Vec<u8>, record: &NewRecord<'_>, timestamp_ms: i64) {
+    out.extend(timestamp_ms.to_be_bytes());
+    put_bytes(out, record.key);
+    put_bytes(out, record.value);
+    out.extend((record.headers.len() as u32).to_be_bytes());
+    for (name, value) in record.headers {
+        put_bytes(out, Some(name.as_bytes()));
+        put_bytes(out, Some(value));
+    }
+}
+
+/// The bytes that `put_payload` will append.
+pub fn payload_len(record: &NewRecord<'_>) -> usize {
+    let bytes = |bytes: Option<&[u8]>| 4 + bytes.map_or(0, <[u8]>::len);
+    let headers: usize = record.headers.iter().map(|(name, value)| 8 + name.len() + value.len()).sum();
+    8 + bytes(record.key) + bytes(record.value) + 4 + headers
+}
+
+pub fn payload_timestamp(payload: &[u8]) -> i64 {
+    payload.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
+}
+
+/// The stored form of a payload; replaces what is in `out`.
+pub fn encode(out: &mut Vec<u8>, offset: i64, timestamp_max_ms: i64, payload: &[u8]) {
+    out.clear();
+    out.extend([0; 8]);
+    out.extend(timestamp_max_ms.to_be_bytes());
+    out.extend(payload);
+    let checksum = xxh3_64_with_seed(&out[8..], offset.cast_unsigned());
+    out[..8].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// A record as it was stored.
+pub struct Stored {
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    /// The greatest timestamp of the partition up to here; never less than any record's before it.
+    pub timestamp_max_ms: i64,
+    bytes: Box<[u8]>,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+    headers: usize,
+}
+
+impl Stored {
+    /// Reads what `encode` wrote; the error says what is wrong with it.
+    pub fn decode(offset: i64, bytes: &[u8]) -> Result<Self, &'static str> {
+        let (checksum, rest) = bytes.split_first_chunk().ok_or("it is too short")?;
+        if xxh3_64_with_seed(rest, offset.cast_unsigned()) != u64::from_be_bytes(*checksum) {
+            return Err("its checksum is wrong");
+        }
+        let mut input = Input::new(bytes);
+        let mut read = || {
+            input.take(8)?;
+            let timestamp_max_ms = input.i64()?;
+            let timestamp_ms = input.i64()?;
+            Some((timestamp_max_ms, timestamp_ms, input.range()?, input.range()?, input.position()))
+        };
+        let (timestamp_max_ms, timestamp_ms, key, value, headers) = read().ok_or("it is cut short")?;
+        Ok(Self { offset, timestamp_ms, timestamp_max_ms, bytes: bytes.into(), key, value, headers })
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len() - PREFIX
+    }
+
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.clone().map(|range| &self.bytes[range])
+    }
+
+    pub fn value(&self) -> Option<&[u8]> {
+        self.value.clone().map(|range| &self.bytes[range])
+    }
+
+    fn headers(&self) -> Option<Vec<Header>> {
+        let mut input = Input::new(&self.bytes[self.headers..]);
+        let count = input.u32()?;
+        (0..count)
+            .map(|_| {
+                let key = String::from_utf8_lossy(input.bytes()??).into_owned();
+                Some(Header { key, value: input.bytes()?.map(<[u8]>::to_vec) })
+            })
+            .collect()
+    }
+}
+
+/// The records of one fetch.
+pub struct StoredBatch(pub Vec<Stored>);
+
+impl Batch for StoredBatch {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn record(&self, index: usize) -> RecordRef<'_> {
+        let record = &self.0[index];
+        RecordRef { offset: record.offset, timestamp_ms: record.timestamp_ms, key: record.key(), value: record.value() }
+    }
+
+    fn headers(&self, index: usize) -> Vec<Header> {
+        self.0[index].headers().expect("a payload whose checksum is right is whole")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(record: &NewRecord<'_>) -> Vec<u8> {
+        let (mut payload, mut out) = (Vec::new(), Vec::new());
+        put_payload(&mut payload, record, record.timestamp_ms.unwrap());
+        assert_eq!(payload.len(), payload_len(record));
+        assert_eq!(payload_timestamp(&payload), record.timestamp_ms.unwrap());
+        encode(&mut out, 3, 9, &payload);
+        out
+    }
+
+    fn record<'a>(value: Option<&'a [u8]>, headers: &'a [(&'a str, &'a [u8])]) -> NewRecord<'a> {
+        NewRecord { topic: "t", partition: 0, timestamp_ms: Some(5), key: Some(b"k"), value, headers }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let batch =
+            StoredBatch(vec![Stored::decode(3, &stored(&record(Some(b""), &[("h", b"x"), ("h", b"")]))).unwrap()]);
+        let expected = RecordRef { offset: 3, timestamp_ms: 5, key: Some(b"k"), value: Some(b"") };
+        assert_eq!(batch.record(0), expected);
+        assert_eq!(batch.0[0].timestamp_max_ms, 9);
+        let headers: Vec<_> = batch.headers(0).into_iter().map(|header| (header.key, header.value.unwrap())).collect();
+        assert_eq!(headers, [("h".to_owned(), b"x".to_vec()), ("h".to_owned(), Vec::new())]);
+        assert_eq!(Stored::decode(3, &stored(&record(None, &[]))).unwrap().value(), None);
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let bytes = stored(&record(None, &[("h", b"x")]));
+        let body = b"\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x05\0\0\0\x01k\xff\xff\xff\xff\0\0\0\x01\0\0\0\x01h\0\0\0\x01x";
+        assert_eq!(&bytes[8..], body);
+        assert_eq!(bytes[..8], xxh3_64_with_seed(body, 3).to_be_bytes());
+    }
+
+    #[test]
+    fn any_changed_byte_is_found_and_so_is_another_place() {
+        let bytes = stored(&record(Some(b"value"), &[]));
+        for index in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[index] ^= 1;
+            assert!(Stored::decode(3, &damaged).is_err(), "byte {index}");
+        }
+        assert!(Stored::decode(4, &bytes).is_err());
+    }
+}

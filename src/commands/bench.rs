@@ -1,0 +1,140 @@
+//! `engram bench`: what the runtime costs, each figure beside what the log alone can do in the same run.
+//!
+//! Everything happens in topics of its own (`engram-bench-*`, deleted afterwards), with a registry in memory, so that it
+//! may be run beside a system in use. Without `--brokers` it measures the embedded log, in a temporary folder.
+
+mod figures;
+mod load;
+mod services;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use engram_pipeline::log::embedded::EmbeddedLog;
+use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
+use engram_pipeline::log::{Cleanup, Log, TopicInfo, TopicSpec};
+use engram_pipeline::worker::Guarantee;
+use engram_schemas::registry::Registry;
+use engram_schemas::registry::memory::MemoryRegistry;
+use serde_json::json;
+
+use crate::cli::{Bench, Global};
+use crate::config::Config;
+use crate::output;
+use figures::{Figure, reset_peak_memory};
+use load::Load;
+use services::{Kind, Measured, Runtime};
+
+/// Largest record batch of the topics.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// What all measurements share.
+pub struct Bed {
+    pub log: Arc<dyn Log>,
+    pub registry: Arc<dyn Registry>,
+    pub config: Config,
+    /// Before the names of all its topics and groups.
+    pub prefix: String,
+    pub partitions: i32,
+}
+
+impl Bed {
+    fn topic(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    fn create(&self, name: &str) -> anyhow::Result<String> {
+        let name = self.topic(name);
+        let (cleanup, max_message_bytes) = (Cleanup::Keep, MESSAGE_BYTES_MAX);
+        let topic = TopicSpec { name: name.clone(), partitions: self.partitions, cleanup, max_message_bytes };
+        self.log.create_topics(&[topic])?;
+        Ok(name)
+    }
+
+    /// Leaves nothing behind: of the topics that were not there before, those with its prefix, and the dead letters.
+    fn clean(&self, before: &[TopicInfo]) -> anyhow::Result<()> {
+        let topics = self.log.topics()?;
+        let names = topics.iter().filter(|topic| !before.contains(topic)).map(|topic| topic.name.as_str());
+        let own: Vec<&str> =
+            names.filter(|name| name.contains(&self.prefix) || *name == engram_pipeline::dead_letter::TOPIC).collect();
+        self.log.delete_topics(&own)?;
+        for group in self.log.groups()?.iter().filter(|group| group.name.contains(&self.prefix)) {
+            self.log.delete_group(&group.name)?;
+        }
+        Ok(())
+    }
+}
+
+pub fn run(global: &Global, args: &Bench) -> anyhow::Result<()> {
+    let config = Config::load(global.config.as_deref())?;
+    let folder = tempfile::Builder::new().prefix("engram-bench").tempdir()?;
+    let log: Arc<dyn Log> = match &global.brokers {
+        Some(brokers) => {
+            let mut options = KafkaOptions::new(brokers);
+            options.properties = config.kafka.properties.clone();
+            options.prefetch_kib = config.memory.prefetch_kib;
+            Arc::new(KafkaLog::connect(options)?)
+        }
+        None => Arc::new(EmbeddedLog::open(folder.path())?),
+    };
+    let bed = Bed {
+        log,
+        registry: Arc::new(MemoryRegistry::default()),
+        config,
+        prefix: format!("engram-bench-{}", std::process::id()),
+        partitions: args.partitions.max(1),
+    };
+    let before = bed.log.topics()?;
+    let outcome = measure(&bed, args, folder.path());
+    let cleaned = bed.clean(&before);
+    let figures = outcome?;
+    cleaned?;
+    print(global, args, &figures)
+}
+
+fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>> {
+    let load = Load { records: args.records, bytes: args.bytes, keys: args.keys.max(1) };
+    let mut figures = Vec::new();
+    let input = bed.create("input")?;
+    let produce = load::produce(bed, &input, &load)?;
+    figures.push(produce.figure("produce, the log alone"));
+    reset_peak_memory();
+    let consume = load::consume(bed, &input)?;
+    figures.push(consume.figure("consume, the log alone"));
+    let copy = load::copy(bed, &input, &bed.create("copy")?)?;
+    figures.push(copy.figure("copy, the log alone"));
+
+    let measured = |kind, guarantee, name: &str| -> anyhow::Result<Measured> {
+        eprintln!("engram: measuring {name}");
+        Runtime { bed, input: &input, records: args.records, folder, kind, guarantee }.run(name)
+    };
+    let once = measured(Kind::PassThrough, Guarantee::ExactlyOnce, "pass")?;
+    figures.push(once.rate.figure("pass-through, exactly once").beside(&copy));
+    figures.push(once.commits.figure("pass-through, exactly once: commit latency"));
+    let least = measured(Kind::PassThrough, Guarantee::AtLeastOnce, "pass-least")?;
+    figures.push(least.rate.figure("pass-through, at least once").beside(&copy));
+    let counting = measured(Kind::Counting, Guarantee::ExactlyOnce, "count")?;
+    figures.push(counting.rate.figure("windowed counting, exactly once").beside(&copy));
+    figures.push(counting.commits.figure("windowed counting, exactly once: commit latency"));
+    let counting_least = measured(Kind::Counting, Guarantee::AtLeastOnce, "count-least")?;
+    figures.push(counting_least.rate.figure("windowed counting, at least once").beside(&copy));
+    let all = measured(Kind::Activity, Guarantee::ExactlyOnce, "activity")?;
+    figures.push(all.rate.figure("activity (all dimensions, sessions), exactly once").beside(&copy));
+
+    figures.extend(services::restore(bed, &counting, folder)?);
+    figures.push(services::latency(bed, &load, &once, folder)?);
+    Ok(figures)
+}
+
+fn print(global: &Global, args: &Bench, figures: &[Figure]) -> anyhow::Result<()> {
+    if global.json {
+        let log = global.brokers.as_ref().map_or("embedded", |_| "kafka");
+        let list: Vec<_> = figures.iter().map(Figure::json).collect();
+        return output::json(&json!({
+            "log": log, "records": args.records, "bytes": args.bytes, "keys": args.keys, "partitions": args.partitions,
+            "cores": std::thread::available_parallelism()?.get(), "figures": list
+        }));
+    }
+    let rows = figures.iter().map(Figure::row).collect();
+    output::table(&["measurement", "records/s", "records/CPU-s", "of copy", "MB/s", "p50 ms", "p99 ms", "peak MiB"], rows)
+}

@@ -1,0 +1,130 @@
+//! A measurement's outcome, for the table and for JSON.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+/// One line of the outcome; what a measurement does not have is left out.
+#[derive(Debug, Clone, Default)]
+pub struct Figure {
+    name: String,
+    per_second: Option<f64>,
+    per_cpu_second: Option<f64>,
+    /// Share of the rate at which the log alone copies the same records.
+    of_copy: Option<f64>,
+    mb_per_second: Option<f64>,
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+    peak_mib: Option<f64>,
+}
+
+impl Figure {
+    pub fn beside(mut self, copy: &Rate) -> Self {
+        self.of_copy = self.per_second.map(|rate| rate / copy.per_second());
+        self
+    }
+
+    pub fn json(&self) -> Value {
+        let mut value = json!({"name": self.name});
+        for (name, number) in self.numbers() {
+            if let Some(number) = number {
+                value[name] = ((number * 1_000.0).round() / 1_000.0).into();
+            }
+        }
+        value
+    }
+
+    pub fn row(&self) -> Vec<String> {
+        let shown = |(name, number): (&str, Option<f64>)| match number {
+            None => String::new(),
+            Some(number) if name == "of_copy" => format!("{:.0} %", number * 100.0),
+            Some(number) if name.starts_with('p') && name.ends_with("_ms") => format!("{number:.1}"),
+            Some(number) => format!("{number:.0}"),
+        };
+        std::iter::once(self.name.clone()).chain(self.numbers().into_iter().map(shown)).collect()
+    }
+
+    fn numbers(&self) -> [(&'static str, Option<f64>); 7] {
+        [
+            ("records_per_second", self.per_second),
+            ("records_per_cpu_second", self.per_cpu_second),
+            ("of_copy", self.of_copy),
+            ("mb_per_second", self.mb_per_second),
+            ("p50_ms", self.p50_ms),
+            ("p99_ms", self.p99_ms),
+            ("peak_mib", self.peak_mib),
+        ]
+    }
+}
+
+/// Records and bytes over time and CPU time.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    pub records: u64,
+    pub bytes: u64,
+    pub elapsed: Duration,
+    pub cpu: Duration,
+}
+
+impl Rate {
+    pub fn per_second(&self) -> f64 {
+        self.records as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    pub fn figure(&self, name: &str) -> Figure {
+        let megabytes = self.bytes as f64 / 1e6;
+        Figure {
+            name: name.to_owned(),
+            per_second: Some(self.per_second()),
+            per_cpu_second: Some(self.records as f64 / self.cpu.as_secs_f64().max(1e-9)),
+            mb_per_second: (self.bytes > 0).then(|| megabytes / self.elapsed.as_secs_f64().max(1e-9)),
+            peak_mib: peak_memory_mib(),
+            ..Figure::default()
+        }
+    }
+}
+
+/// Durations, kept in microseconds.
+pub struct Latency(Histogram<u64>);
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self(Histogram::new(3).expect("3 digits are allowed"))
+    }
+}
+
+impl Latency {
+    pub fn record(&mut self, took: Duration) {
+        self.0.saturating_record(took.as_micros() as u64);
+    }
+
+    pub fn figure(&self, name: &str) -> Figure {
+        let at = |quantile| Some(self.0.value_at_quantile(quantile) as f64 / 1_000.0);
+        Figure { name: name.to_owned(), p50_ms: at(0.5), p99_ms: at(0.99), ..Figure::default() }
+    }
+}
+
+/// CPU time of all threads of this process, the log's client included.
+pub fn cpu_time() -> Duration {
+    // SAFETY: getrusage only writes the struct, for which all zeros is a value.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        usage
+    };
+    let of = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1_000);
+    of(usage.ru_utime) + of(usage.ru_stime)
+}
+
+/// The most memory that was resident since the last reset; `None` where the system does not tell.
+fn peak_memory_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
+}
+
+/// Begins a new peak; where the system does not allow it, the peak is that of the whole run.
+pub fn reset_peak_memory() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
