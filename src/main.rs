@@ -51,8 +51,12 @@ fn usage_line(error: &clap::Error) -> String {
     if error.kind() == UsageError::DisplayHelpOnMissingArgumentOrSubcommand {
         return "what shall it do? See 'engram --help'".to_owned();
     }
-    let message: Vec<&str> =
-        text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim).filter(|line| !line.is_empty()).collect();
+    let message: Vec<&str> = text
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     format!("{}; see 'engram --help'", message.join(" ").trim_start_matches("error: "))
 }
 

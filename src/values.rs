@@ -26,9 +26,9 @@ impl FromStr for Start {
         if let Ok(offset) = text.parse::<i64>() {
             return if offset >= 0 { Ok(Self::Offset(offset)) } else { Err("an offset is not negative".to_owned()) };
         }
-        Timestamp::from_str(text).map(|time| Self::Time(time.as_millisecond())).map_err(|_| {
-            "expected beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z".to_owned()
-        })
+        Timestamp::from_str(text)
+            .map(|time| Self::Time(time.as_millisecond()))
+            .map_err(|_| "expected beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z".to_owned())
     }
 }
 

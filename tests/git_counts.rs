@@ -44,7 +44,13 @@ fn assert_counts(found: &Counts, expected: &Counts) {
         .chain(found.keys().filter(|key| !expected.contains_key(*key)).map(|key| format!("{key:?}: too much")))
         .take(10)
         .collect();
-    assert!(wrong.is_empty(), "{} windows expected, {} found; wrong are\n{}", expected.len(), found.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} windows expected, {} found; wrong are\n{}",
+        expected.len(),
+        found.len(),
+        wrong.join("\n")
+    );
 }
 
 fn this_repository() -> &'static Path {
@@ -99,7 +105,8 @@ fn survives_kills(engram: &Engram, repository: &Path, seed: u64) {
     let up = engram.up(&[]);
     let (mut kills, mut finished) = (0, false);
     while !finished {
-        let mut ingest = engram.command(&["ingest", "git", &repository.display().to_string()]).spawn().expect("it runs");
+        let mut ingest =
+            engram.command(&["ingest", "git", &repository.display().to_string()]).spawn().expect("it runs");
         // Not a wait for a condition: the moment of the kill is what is random.
         std::thread::sleep(Duration::from_millis(random.random_range(20..400)));
         finished = kills >= 8 || ingest.try_wait().expect("our child").is_some_and(|status| status.success());
@@ -185,7 +192,8 @@ fn relations_join_authors_and_files() {
     assert_eq!((of("AUTHORED"), of("CHANGED_WITH"), relations.len()), (authored, together, authored + together));
     // All of a repository's graph is in one partition, in order.
     let log = EmbeddedLog::open(engram.data()).expect("nobody else has it open");
-    let partitions = log.topics().expect("topics").into_iter().find(|topic| topic.name == "graph.events").expect("it is there");
+    let partitions =
+        log.topics().expect("topics").into_iter().find(|topic| topic.name == "graph.events").expect("it is there");
     assert!(partitions.partitions > 1);
     let places: std::collections::BTreeSet<_> = relations.iter().map(|record| record["partition"].as_i64()).collect();
     assert_eq!(places.len(), 1);

@@ -88,7 +88,13 @@ impl Context<'_> {
     }
 
     /// Emits into the given partition.
-    pub fn emit_to(&mut self, output: usize, partition: i32, key: &[u8], value: Option<&[u8]>) -> Result<(), ProcessError> {
+    pub fn emit_to(
+        &mut self,
+        output: usize,
+        partition: i32,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), ProcessError> {
         Ok(self.collector.emit(output, partition, Some(key), value)?)
     }
 
@@ -134,7 +140,13 @@ impl Emitter<'_> {
     }
 
     /// As `Context::emit_to`.
-    pub fn emit_to(&mut self, output: usize, partition: i32, key: &[u8], value: Option<&[u8]>) -> Result<(), ProcessError> {
+    pub fn emit_to(
+        &mut self,
+        output: usize,
+        partition: i32,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), ProcessError> {
         Ok(self.collector.emit(output, partition, Some(key), value)?)
     }
 }

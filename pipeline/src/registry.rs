@@ -180,7 +180,8 @@ impl Registry for LogRegistry {
     }
 
     fn delete_subject(&self, subject: &str, permanent: bool) -> Result<Vec<u32>, RegistryError> {
-        let versions = self.versions(subject)?;
+        let state = &self.current()?.state;
+        let versions = if permanent { state.retained_versions(subject) } else { state.versions(subject) };
         self.change(|state| state.plan_delete(subject, permanent))?;
         Ok(versions)
     }

@@ -18,7 +18,8 @@ pub const TOPIC_MESSAGE_BYTES_MAX: usize = 24 << 20;
 
 /// The topics that a service needs for itself: changelog, manifests and dead letters.
 fn own_topics(service: &Service, partitions: i32) -> Vec<TopicSpec> {
-    let own = |name: String, cleanup| TopicSpec { name, partitions, cleanup, max_message_bytes: TOPIC_MESSAGE_BYTES_MAX };
+    let own =
+        |name: String, cleanup| TopicSpec { name, partitions, cleanup, max_message_bytes: TOPIC_MESSAGE_BYTES_MAX };
     vec![
         own(changelog::topic(service.name), Cleanup::Compact),
         own(manifest::topic(service.name), Cleanup::Keep),

@@ -85,8 +85,7 @@ impl Task {
                 reason: "its last commit is not readable".to_owned(),
             })?,
         };
-        let setup =
-            TaskSetup { partition, partitions: options.partitions, registry: Arc::clone(options.registry) };
+        let setup = TaskSetup { partition, partitions: options.partitions, registry: Arc::clone(options.registry) };
         let manifest_topic = manifest::topic(service.name);
         let register = |error: engram_schemas::registry::RegistryError| ProcessError::Retry(error.to_string());
         let manifests = Encoder::register(&**options.registry, &manifest_topic).map_err(register)?;
@@ -188,7 +187,8 @@ impl Task {
         if self.taken.records() == 0 {
             return Ok(());
         }
-        let mut context = Context { stores: &mut self.stores, collector: &mut self.collector, partition: self.partition };
+        let mut context =
+            Context { stores: &mut self.stores, collector: &mut self.collector, partition: self.partition };
         self.processor.before_commit(&mut context)?;
         let mut state_changes = 0;
         for store in &self.stores {

@@ -17,7 +17,8 @@ use engram_schemas::registry::Registry;
 use crate::collector::SharedProducer;
 use crate::dead_letter;
 use crate::log::{
-    CommitError, GroupConsumer, GroupPositions, Log, LogError, MemberOptions, ProducerOptions, Rebalance, TopicPartition,
+    CommitError, GroupConsumer, GroupPositions, Log, LogError, MemberOptions, ProducerOptions, Rebalance,
+    TopicPartition,
 };
 use crate::processor::{ProcessError, Service};
 use crate::status::WorkerStatus;
@@ -274,8 +275,7 @@ impl<'a> Worker<'a> {
             }
         }
         let membership = self.consumer.membership()?;
-        let positions =
-            GroupPositions { group: &self.options.group, membership: &membership, positions: &positions };
+        let positions = GroupPositions { group: &self.options.group, membership: &membership, positions: &positions };
         let outcome = self.producer.borrow_mut().commit(Some(positions));
         match outcome {
             Ok(()) => {}
@@ -370,8 +370,11 @@ impl<'a> Worker<'a> {
             metrics::counter!("engram_restored_records_total", "service" => options.service.name)
                 .increment(restored.records);
             tracing::info!(
-                service = options.service.name, task = number, restored_records = restored.records,
-                changelog_position = restored.position, "task opened"
+                service = options.service.name,
+                task = number,
+                restored_records = restored.records,
+                changelog_position = restored.position,
+                "task opened"
             );
             self.tasks.push(task);
             all.extend(positions);

@@ -2,9 +2,9 @@
 //!
 //! Asked before a schema becomes a subject's next version, so that a record which was once written stays readable.
 //!
-//! SUBTLE: `apache_avro::schema_compatibility` is not used. It answers `Partial` for unions and enums without saying what
-//! does not fit, stops at the first mismatch, compares references by name alone (a record that is spelt out on one side
-//! and referred to on the other does not match) and has no regard for a record's own aliases.
+//! SUBTLE: `apache_avro::schema_compatibility` is not used. It answers `Partial` for unions and enums without saying
+//! what does not fit, stops at the first mismatch, compares references by name alone (a record that is spelt out on one
+//! side and referred to on the other does not match) and has no regard for a record's own aliases.
 //!
 //! Source: Avro specification 1.12, "Schema Resolution" and "Aliases".
 
@@ -37,8 +37,8 @@ pub enum Level {
     ForwardTransitive,
     /// Both ways, with the last version.
     Full,
-    /// Both ways, with all versions. Engram's default, unlike Confluent's `BACKWARD`: topics are replayed from their start,
-    /// by processes older and newer than the writer.
+    /// Both ways, with all versions. Engram's default, unlike Confluent's `BACKWARD`: topics are replayed from their
+    /// start, by processes older and newer than the writer.
     #[default]
     FullTransitive,
 }
@@ -99,8 +99,8 @@ impl FromStr for Level {
     }
 }
 
-/// Why `new` cannot follow `earlier`, versions in ascending order; empty if it can. A level that is not transitive looks
-/// at the last of them only. An earlier version that is no Avro schema is a reason.
+/// Why `new` cannot follow `earlier`, versions in ascending order; empty if it can. A level that is not transitive
+/// looks at the last of them only. An earlier version that is no Avro schema is a reason.
 ///
 /// # Errors
 /// `new` is not a valid Avro schema.
@@ -135,7 +135,8 @@ pub fn check(level: Level, new: &str, earlier: &[&str]) -> Result<Vec<String>, a
 /// Why a reader with schema `reader` cannot read every record written with `writer`; empty if it can.
 ///
 /// Stricter than one record's resolution, which may be lucky: each branch of the writer's union and each symbol of its
-/// enum must be readable. Logical types resolve as the types they annotate, but decimals must agree in precision and scale.
+/// enum must be readable. Logical types resolve as the types they annotate, but decimals must agree in precision and
+/// scale.
 pub fn can_read(reader: &Schema, writer: &Schema) -> Vec<String> {
     let (reader_names, writer_names) = match (ResolvedSchema::new(reader), ResolvedSchema::new(writer)) {
         (Ok(reader), Ok(writer)) => (reader, writer),
@@ -148,9 +149,10 @@ pub fn can_read(reader: &Schema, writer: &Schema) -> Vec<String> {
         seen: HashSet::new(),
         unreadable: HashMap::new(),
     };
-    // SUBTLE: types may be recursive, so a pair of named types that is met again is taken to be readable. If it then turns
-    // out not to be, whatever was concluded from it is void: walk again, knowing it, until a walk finds no other. Each walk
-    // visits each pair once and the known ones only become more, so this ends, and does not blow up on shared types.
+    // SUBTLE: types may be recursive, so a pair of named types that is met again is taken to be readable. If it then
+    // turns out not to be, whatever was concluded from it is void: walk again, knowing it, until a walk finds no other.
+    // Each walk visits each pair once and the known ones only become more, so this ends, and does not blow up on shared
+    // types.
     loop {
         let known = comparison.unreadable.len();
         comparison.seen.clear();
@@ -260,7 +262,8 @@ impl<'s> Comparison<'_, 's> {
         for field in &reader.fields {
             let place = format!("field \"{}\" of {name}", field.name);
             let mut sought = std::iter::once(&field.name).chain(&field.aliases);
-            // By its name if the writer has that, else by its aliases in their order. The writer's aliases do not count.
+            // By its name if the writer has that, else by its aliases in their order. The writer's aliases do not
+            // count.
             let written = sought.find_map(|name| writer.fields.iter().find(|field| field.name == *name));
             match written {
                 Some(written) => {

@@ -130,11 +130,12 @@ fn print(global: &Global, args: &Bench, figures: &[Figure]) -> anyhow::Result<()
     if global.json {
         let log = global.brokers.as_ref().map_or("embedded", |_| "kafka");
         let list: Vec<_> = figures.iter().map(Figure::json).collect();
-        return output::json(&json!({
+        return Ok(output::json(&json!({
             "log": log, "records": args.records, "bytes": args.bytes, "keys": args.keys, "partitions": args.partitions,
             "cores": std::thread::available_parallelism()?.get(), "figures": list
-        }));
+        }))?);
     }
-    let rows = figures.iter().map(Figure::row).collect();
-    output::table(&["measurement", "records/s", "records/CPU-s", "of copy", "MB/s", "p50 ms", "p99 ms", "peak MiB"], rows)
+    let rows: Vec<_> = figures.iter().map(Figure::row).collect();
+    let header = ["measurement", "records/s", "records/CPU-s", "of copy", "MB/s", "p50 ms", "p99 ms", "peak MiB"];
+    Ok(output::table(&header, rows)?)
 }

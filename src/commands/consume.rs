@@ -23,9 +23,10 @@ const TABLE_ROWS: usize = 500;
 pub fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
     let connection = Connection::open(global, Access::Read)?;
     let topics = connection.log.topics()?;
-    let topic = topics.iter().find(|topic| topic.name == args.topic).with_context(|| {
-        format!("there is no topic {:?}; 'engram topics' shows what there is", args.topic)
-    })?;
+    let topic = topics
+        .iter()
+        .find(|topic| topic.name == args.topic)
+        .with_context(|| format!("there is no topic {:?}; 'engram topics' shows what there is", args.topic))?;
     let format = args.format.unwrap_or(if global.json { Format::Ndjson } else { Format::Table });
     let mut printer = Printer {
         decoder: Decoder::new(connection.registry.clone()),
@@ -120,8 +121,10 @@ impl Printer {
                 "key": key, "value": self.value(record)
             }))?),
             Format::Table => {
-                let (mut names, mut cells) =
-                    (vec!["partition".to_owned(), "offset".to_owned()], vec![partition.partition.to_string(), record.offset.to_string()]);
+                let (mut names, mut cells) = (
+                    vec!["partition".to_owned(), "offset".to_owned()],
+                    vec![partition.partition.to_string(), record.offset.to_string()],
+                );
                 match self.value(record) {
                     Value::Object(fields) => {
                         for (name, value) in fields {
@@ -192,7 +195,10 @@ impl Printer {
 
 /// Times are stored in ms; people read RFC 3339.
 fn cell(name: &str, value: Value) -> String {
-    let is_time = matches!(name, "time" | "timestamp") || name.ends_with("_ts") || name.starts_with("window_") || name.starts_with("session_");
+    let is_time = matches!(name, "time" | "timestamp")
+        || name.ends_with("_ts")
+        || name.starts_with("window_")
+        || name.starts_with("session_");
     match value {
         Value::Number(number) if is_time => number.as_i64().map_or_else(|| number.to_string(), rfc3339),
         Value::String(text) => text,

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{Cleanup, NewRecord, Producer, ProducerOptions, TopicSpec};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
-use engram_schemas::codec::{json_to_avro};
+use engram_schemas::codec::json_to_avro;
 use engram_schemas::{CONTRACT, SchemaId, subject, wire};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -71,7 +71,9 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
                     bar.suspend(|| eprintln!("engram: line {number}: {reason}"));
                 }
             }
-            Err(WriteError::Log(error)) => return Err(error).context(format!("line {number} and what follows was not written")),
+            Err(WriteError::Log(error)) => {
+                return Err(error).context(format!("line {number} and what follows was not written"));
+            }
         }
         if written % FLUSH_LINES == 0 {
             producer.flush()?;
@@ -102,9 +104,11 @@ fn event_type(args: &Produce) -> anyhow::Result<(String, String)> {
     match found {
         Some(subject) => Ok((subject.name.to_owned(), subject.schema.to_owned())),
         None if of_topic.is_empty() => {
-            let mut topics: Vec<&str> = CONTRACT.iter().map(|subject| subject.topic).filter(|topic| topic.ends_with(".events")).collect();
+            let mut topics: Vec<&str> =
+                CONTRACT.iter().map(|subject| subject.topic).filter(|topic| topic.ends_with(".events")).collect();
             topics.dedup();
-            Err(Usage(format!("no events are known for topic {:?}; there is: {}", args.topic, topics.join(", "))).into())
+            Err(Usage(format!("no events are known for topic {:?}; there is: {}", args.topic, topics.join(", ")))
+                .into())
         }
         None => Err(Usage(format!("topic {} takes: {}; say which with --type", args.topic, names(&of_topic))).into()),
     }
@@ -145,13 +149,16 @@ fn write_line(producer: &mut dyn Producer, topic: &str, target: &Target, line: &
     read_times(fields).map_err(wrong)?;
     let key = match fields.get(&target.key_field) {
         Some(Value::String(key)) => key.clone(),
-        Some(other) => return Err(wrong(format!("field {:?} is the key and must be a string, not {other}", target.key_field))),
+        Some(other) => {
+            return Err(wrong(format!("field {:?} is the key and must be a string, not {other}", target.key_field)));
+        }
         None => return Err(wrong(format!("field {:?} is missing: it is the key", target.key_field))),
     };
     let id = fields.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let body = json_to_avro(&target.schema, &event).map_err(|error| wrong(error.to_string()))?;
     let value = wire::join(target.id, &body);
     let now_ms = engram_pipeline::clock::now_ms();
+    let written_at = rfc3339(now_ms);
     let record = NewRecord {
         topic,
         partition: partition_for(key.as_bytes(), target.partitions),
@@ -163,7 +170,7 @@ fn write_line(producer: &mut dyn Producer, topic: &str, target: &Target, line: &
             ("ce_id", id.as_bytes()),
             ("ce_type", target.event.as_bytes()),
             ("ce_source", b"engram/produce"),
-            ("ce_time", rfc3339(now_ms).as_bytes()),
+            ("ce_time", written_at.as_bytes()),
         ],
     };
     producer.write(&record, false).map_err(|error| match error {

@@ -49,7 +49,12 @@ pub fn run(global: &Global, command: &Schemas) -> anyhow::Result<()> {
             if global.json {
                 output::json(&json!({"compatible": reasons.is_empty(), "reasons": reasons}))?;
             }
-            anyhow::ensure!(reasons.is_empty(), "{} is not compatible with {subject}: {}", file.display(), reasons.join("; "));
+            anyhow::ensure!(
+                reasons.is_empty(),
+                "{} is not compatible with {subject}: {}",
+                file.display(),
+                reasons.join("; ")
+            );
             if !global.json {
                 println!("compatible");
             }

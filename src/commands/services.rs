@@ -13,8 +13,12 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for &name in wire::SERVICES {
         let group = groups.iter().find(|group| group.name == name);
-        let workers: Vec<&Value> =
-            here.iter().filter(|service| service["service"] == name).flat_map(|service| service["workers"].as_array()).flatten().collect();
+        let workers: Vec<&Value> = here
+            .iter()
+            .filter(|service| service["service"] == name)
+            .flat_map(|service| service["workers"].as_array())
+            .flatten()
+            .collect();
         let sum = |field: &str| workers.iter().filter_map(|worker| worker[field].as_u64()).sum::<u64>();
         let trouble = workers.iter().find_map(|worker| worker["trouble"].as_str());
         let state = match (group, workers.is_empty()) {

@@ -71,7 +71,16 @@ fn entries(global: &Global, service: &str, name: &str, key: Option<&str>, limit:
     anyhow::ensure!(partitions > 0, "service {service} has not run on this log yet: start it with 'engram up'");
     let mut found = Vec::new();
     for partition in 0..partitions {
-        collect(&connection, service, &TopicPartition::new(topic.as_str(), partition), index, &stores[index], key, limit, &mut found)?;
+        collect(
+            &connection,
+            service,
+            &TopicPartition::new(topic.as_str(), partition),
+            index,
+            &stores[index],
+            key,
+            limit,
+            &mut found,
+        )?;
     }
     found.truncate(limit);
     Ok(found)

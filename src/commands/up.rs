@@ -101,7 +101,8 @@ fn watch(args: &Up, stop: &AtomicBool, services: &Mutex<Vec<Running>>, metrics: 
         if services.iter().any(Running::has_failed) {
             return;
         }
-        let idle_ms = args.exit_when_idle.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
+        let idle_ms =
+            args.exit_when_idle.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000));
         if idle_ms.is_some_and(|idle_ms| services.iter().all(|service| service.is_idle(idle_ms))) {
             return;
         }

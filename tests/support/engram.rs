@@ -125,7 +125,8 @@ pub fn failure(output: &Output, code: i32, arguments: &[&str]) -> String {
     assert_eq!(output.status.code(), Some(code), "engram {}\n{out}\n{err}", arguments.join(" "));
     assert!(!err.contains("panicked"), "{err}");
     // What an operator's log says (JSON) is not the message.
-    let lines: Vec<&str> = err.lines().filter(|line| !line.starts_with('{') && !line.starts_with("engram is up")).collect();
+    let lines: Vec<&str> =
+        err.lines().filter(|line| !line.starts_with('{') && !line.starts_with("engram is up")).collect();
     assert_eq!(lines.len(), 1, "engram {}: one line is wanted\n{err}", arguments.join(" "));
     assert!(lines[0].starts_with("engram: "), "{err}");
     lines[0].to_owned()

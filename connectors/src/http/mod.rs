@@ -97,7 +97,9 @@ fn router(app: App) -> Router {
         .route(SERVICES_PATH, get(services))
         .route(LOG_PATH, post(log))
         .merge(registry::routes())
-        .fallback(async || (StatusCode::NOT_FOUND, axum::Json(json!({"error_code": 404, "message": "HTTP 404 Not Found"}))))
+        .fallback(async || {
+            (StatusCode::NOT_FOUND, axum::Json(json!({"error_code": 404, "message": "HTTP 404 Not Found"})))
+        })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(app)
 }

@@ -53,6 +53,7 @@ impl From<RegistryError> for Failure {
     fn from(error: RegistryError) -> Self {
         let message = engram_pipeline::worker::chain(&error);
         match error {
+            RegistryError::NotFound { .. } => Self(StatusCode::NOT_FOUND, 40402, message),
             RegistryError::Incompatible { .. } => Self(StatusCode::CONFLICT, 409, message),
             RegistryError::InvalidSchema(_) => Self(StatusCode::UNPROCESSABLE_ENTITY, 42201, message),
             _ => Self(StatusCode::INTERNAL_SERVER_ERROR, 50001, message),
@@ -88,8 +89,8 @@ fn body(bytes: &Bytes) -> Result<String, Failure> {
     if bytes.len() > SCHEMA_BYTES_MAX {
         return Err(invalid(format!("a schema is at most {SCHEMA_BYTES_MAX} bytes")));
     }
-    let body: SchemaBody =
-        serde_json::from_slice(bytes).map_err(|error| invalid(format!("the body must be {{\"schema\": \"...\"}}: {error}")))?;
+    let body: SchemaBody = serde_json::from_slice(bytes)
+        .map_err(|error| invalid(format!("the body must be {{\"schema\": \"...\"}}: {error}")))?;
     if body.schema_type.as_deref().is_some_and(|kind| kind != "AVRO") {
         return Err(invalid("only AVRO schemas are supported".to_owned()));
     }
@@ -103,7 +104,11 @@ fn parse_version(text: &str) -> Result<Version, Failure> {
     match text {
         "latest" | "-1" => Ok(Version::Latest),
         _ => text.parse().ok().filter(|number| *number > 0).map(Version::Number).ok_or_else(|| {
-            Failure(StatusCode::UNPROCESSABLE_ENTITY, 42202, format!("{text} is not a version: a number from 1, or latest"))
+            Failure(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                42202,
+                format!("{text} is not a version: a number from 1, or latest"),
+            )
         }),
     }
 }
@@ -148,7 +153,10 @@ async fn lookup(State(app): State<App>, Path(subject): Path<String>, bytes: Byte
             return Err(no_subject(&subject));
         }
         let found = registry.lookup(&subject, &schema)?;
-        found.as_ref().map(registered).ok_or_else(|| Failure(StatusCode::NOT_FOUND, 40403, "Schema not found".to_owned()))
+        found
+            .as_ref()
+            .map(registered)
+            .ok_or_else(|| Failure(StatusCode::NOT_FOUND, 40403, "Schema not found".to_owned()))
     })
     .await
 }
@@ -184,7 +192,11 @@ struct Permanent {
     permanent: bool,
 }
 
-async fn delete_subject(State(app): State<App>, Path(subject): Path<String>, Query(query): Query<Permanent>) -> Response {
+async fn delete_subject(
+    State(app): State<App>,
+    Path(subject): Path<String>,
+    Query(query): Query<Permanent>,
+) -> Response {
     answer(app, move |registry| {
         let deleted = registry.delete_subject(&subject, query.permanent)?;
         if deleted.is_empty() { Err(no_subject(&subject)) } else { Ok(json!(deleted)) }
@@ -192,11 +204,7 @@ async fn delete_subject(State(app): State<App>, Path(subject): Path<String>, Que
     .await
 }
 
-async fn check(
-    State(app): State<App>,
-    Path((subject, version)): Path<(String, String)>,
-    bytes: Bytes,
-) -> Response {
+async fn check(State(app): State<App>, Path((subject, version)): Path<(String, String)>, bytes: Bytes) -> Response {
     answer(app, move |registry| {
         let reasons = registry.check(&subject, parse_version(&version)?, &body(&bytes)?)?;
         Ok(json!({"is_compatible": reasons.is_empty(), "messages": reasons}))
@@ -213,10 +221,8 @@ async fn config(State(app): State<App>) -> Response {
 }
 
 async fn subject_config(State(app): State<App>, Path(subject): Path<String>) -> Response {
-    answer(app, move |registry| {
-        Ok(json!({"compatibilityLevel": registry.compatibility(Some(&subject))?.to_string()}))
-    })
-    .await
+    answer(app, move |registry| Ok(json!({"compatibilityLevel": registry.compatibility(Some(&subject))?.to_string()})))
+        .await
 }
 
 async fn set_config(State(app): State<App>, bytes: Bytes) -> Response {

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind, IteratorMode,
-    Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
+    IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::{META, Order, StoreError};
@@ -64,7 +64,8 @@ impl Files {
     ///
     /// `scratch` is a folder for RocksDB's own log files.
     pub fn open_beside(path: &Path, scratch: &Path) -> Result<Self, StoreError> {
-        let db = DB::open_as_secondary(&Options::default(), path, scratch).map_err(|error| to_store_error(path, &error))?;
+        let db =
+            DB::open_as_secondary(&Options::default(), path, scratch).map_err(|error| to_store_error(path, &error))?;
         Ok(Self::from_db(db, path))
     }
 
@@ -107,16 +108,19 @@ impl Files {
     pub fn position(&self) -> Result<i64, StoreError> {
         match self.get(POSITION)? {
             None => Ok(0),
-            Some(bytes) => <[u8; 8]>::try_from(bytes.as_slice()).map(i64::from_be_bytes).map_err(|_| {
-                StoreError::Damaged { path: self.path.display().to_string(), reason: "its position is not readable".into() }
-            }),
+            Some(bytes) => {
+                <[u8; 8]>::try_from(bytes.as_slice()).map(i64::from_be_bytes).map_err(|_| StoreError::Damaged {
+                    path: self.path.display().to_string(),
+                    reason: "its position is not readable".into(),
+                })
+            }
         }
     }
 
     /// Applies changes together with the changelog position after them, atomically.
     pub fn apply(&self, mut changes: Changes, position: i64) -> Result<(), StoreError> {
         changes.0.put(POSITION, position.to_be_bytes());
-        self.db.write_opt(&changes.0, &self.write).map_err(|error| self.error(&error))
+        self.db.write_opt(changes.0, &self.write).map_err(|error| self.error(&error))
     }
 
     /// Writes everything to disk.

@@ -65,7 +65,8 @@ impl ActivityProcessor {
             let dimension = self.config.dimensions[at];
             let key = match dimension {
                 Dimension::User => {
-                    let key = WindowKey { step: Step::Users, source: &source.source, start, dimension, key: &event.user };
+                    let key =
+                        WindowKey { step: Step::Users, source: &source.source, start, dimension, key: &event.user };
                     key.write(&mut self.key);
                     windows::add(context.store(at::WINDOW_STORE), &self.key, &Counted::one(event.time))?;
                     continue;
@@ -261,7 +262,12 @@ impl Processor for ActivityProcessor {
 }
 
 /// What the schema cannot say of an event.
-fn check(event: &Interaction, input: &Input<'_>, source: &SourceConfig, future_ms_max: i64) -> Result<(), ProcessError> {
+fn check(
+    event: &Interaction,
+    input: &Input<'_>,
+    source: &SourceConfig,
+    future_ms_max: i64,
+) -> Result<(), ProcessError> {
     let key = input.record.key.ok_or_else(|| ProcessError::reject("null-key", "the key must be the event's user"))?;
     if key != event.user.as_bytes() {
         let detail = "the key is not the event's user, so its user's events would be spread over partitions";
@@ -280,7 +286,8 @@ fn is_late(source: &SourceConfig, step: Step, start: i64, stream_time: i64) -> b
 }
 
 fn late(step: Step) {
-    metrics::counter!("engram_late_records_total", "service" => super::NAME, "step" => (step as u8).to_string()).increment(1);
+    metrics::counter!("engram_late_records_total", "service" => super::NAME, "step" => (step as u8).to_string())
+        .increment(1);
 }
 
 fn clock_key(bytes: &mut Vec<u8>, step: Step, source: &str) {

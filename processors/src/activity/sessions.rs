@@ -26,11 +26,7 @@ impl<'a> SessionKey<'a> {
         let (source, rest) = split_source(bytes)?;
         let (len, rest) = rest.split_first_chunk::<4>()?;
         let (user, start) = rest.split_at_checked(u32::from_be_bytes(*len) as usize)?;
-        Some(Self {
-            source,
-            user: std::str::from_utf8(user).ok()?,
-            start: from_ordered(start.try_into().ok()?),
-        })
+        Some(Self { source, user: std::str::from_utf8(user).ok()?, start: from_ordered(start.try_into().ok()?) })
     }
 }
 
@@ -83,7 +79,9 @@ pub fn add(
     let mut joined: Vec<Vec<u8>> = Vec::new();
     let (mut start, mut value) = (time, SessionValue { end: time, count: 1 });
     store.range(&from, &to, Order::Descending, |key, bytes| {
-        let (Some(key_read), Some(found)) = (SessionKey::read(key), SessionValue::from_bytes(bytes)) else { return true };
+        let (Some(key_read), Some(found)) = (SessionKey::read(key), SessionValue::from_bytes(bytes)) else {
+            return true;
+        };
         if found.end < time.saturating_sub(gap_ms) {
             return false;
         }

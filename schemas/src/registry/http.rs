@@ -98,16 +98,16 @@ struct LevelBody {
 }
 
 impl HttpRegistry {
-    /// `url` is `http://` or `https://`, may hold `user:password@` (percent-encoded) and a path to put before the API's.
-    /// Nothing is sent yet.
+    /// `url` is `http://` or `https://`, may hold `user:password@` (percent-encoded) and a path to put before the
+    /// API's. Nothing is sent yet.
     ///
     /// # Errors
     /// [`RegistryError::Refused`] if `url` is not of that form.
     pub fn new(url: &str) -> Result<Self, RegistryError> {
         // The text is not shown: what does not parse may hold a password anywhere.
         let refused = || {
-            let message = "its URL must be http://HOST:PORT or https://HOST:PORT, with USER:PASSWORD@ before HOST if it \
-                           asks for them, special characters in them percent-encoded";
+            let message = "its URL must be http://HOST:PORT or https://HOST:PORT, with USER:PASSWORD@ before HOST if \
+                           it asks for them, special characters in them percent-encoded";
             RegistryError::Refused(message.to_owned())
         };
         let (scheme, rest) = url.trim().split_once("://").ok_or_else(refused)?;

@@ -64,7 +64,7 @@ impl Registry for MemoryRegistry {
 
     fn delete_subject(&self, subject: &str, permanent: bool) -> Result<Vec<u32>, RegistryError> {
         let mut state = self.state();
-        let versions = state.versions(subject);
+        let versions = if permanent { state.retained_versions(subject) } else { state.versions(subject) };
         for Append { key, value } in state.plan_delete(subject, permanent)? {
             state.apply(&key, value.as_deref());
         }

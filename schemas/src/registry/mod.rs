@@ -1,7 +1,8 @@
 //! Where schemas get their ids: the port that serializers, the CLI and the REST API use, whatever stands behind it.
 //!
 //! A record's first five bytes carry a schema's id; whoever reads the record asks a registry for the schema. Two
-//! registries exist: [`state`] replayed from the log's own topic, and [`http`] for any other that speaks Confluent's API.
+//! registries exist: [`state`] replayed from the log's own topic, and [`http`] for any other that speaks Confluent's
+//! API.
 //!
 //! INVARIANT: an id means one schema for ever; it may be cached without limit of time.
 
@@ -55,8 +56,9 @@ pub trait Registry: Send + Sync {
     /// As [`Registry::schema`], and [`RegistryError::InvalidSchema`].
     fn lookup(&self, subject: &str, schema: &str) -> Result<Option<RegisteredSchema>, RegistryError>;
 
-    /// Why `schema` does not go with a version of `subject` at the subject's level; empty if it does. `Latest` asks whether
-    /// it could be the next version, so looks at all that the level looks at, and at nothing where there is no subject.
+    /// Why `schema` does not go with a version of `subject` at the subject's level; empty if it does. `Latest` asks
+    /// whether it could be the next version, so looks at all that the level looks at, and at nothing where there is no
+    /// subject.
     ///
     /// # Errors
     /// As [`Registry::lookup`], and [`RegistryError::NotFound`] where a version named by its number does not exist.
@@ -74,8 +76,8 @@ pub trait Registry: Send + Sync {
     /// As [`Registry::schema`].
     fn set_compatibility(&self, subject: Option<&str>, level: Level) -> Result<(), RegistryError>;
 
-    /// Deletes a subject and answers with the versions that were deleted, none if there was no such subject. Its schemas
-    /// still resolve by id, unless `permanent`.
+    /// Deletes a subject and answers with the versions that were deleted, none if there was no such subject. Its
+    /// schemas still resolve by id, unless `permanent`.
     ///
     /// # Errors
     /// As [`Registry::schema`].

@@ -6,11 +6,11 @@
 //! Confluent's records are read as Confluent reads them, the last one of a key deciding:
 //!
 //! ```text
-//! key                                                             value
-//! {"keytype":"SCHEMA","subject":S,"version":V,"magic":1}          {"subject","version","id","schema","deleted"} or null
-//! {"keytype":"CONFIG","subject":S or null,"magic":0}              {"compatibilityLevel"} or null
-//! {"keytype":"DELETE_SUBJECT","subject":S,"magic":0}              {"subject","version"}: all up to version are deleted
-//! {"keytype":"NOOP","magic":0}                                    ignored
+//! key                                                           value
+//! {"keytype":"SCHEMA","subject":S,"version":V,"magic":1}        {"subject","version","id","schema","deleted"} or null
+//! {"keytype":"CONFIG","subject":S or null,"magic":0}            {"compatibilityLevel"} or null
+//! {"keytype":"DELETE_SUBJECT","subject":S,"magic":0}            {"subject","version"}: all up to version are deleted
+//! {"keytype":"NOOP","magic":0}                                  ignored
 //! ```
 //!
 //! Engram's own are NOOPs with one more field, which Confluent's registry skips:
@@ -24,15 +24,17 @@
 //!
 //! SUBTLE: two writers that plan at once choose the same version, so the same SCHEMA key. Were the first such record to
 //! win, compaction would drop it and leave the loser; were the last to win, the first writer would already have written
-//! data with its id. So the log decides between *claims* instead: the first claim of a free version with an id that is free
-//! or means this schema wins, and is the registration. Each claim has a key of its own (the nonce), is written once and
-//! never deleted; compaction keeps the order of what it keeps; so every reader sees all claims in the same order and
-//! decides alike. A SCHEMA record is then published for Confluent's readers, by the winner, or by whoever next registers
-//! that schema if the winner died; its content follows from the claim, so it does not matter who writes it, how often, or
-//! which one compaction keeps. For the same reason deletions are records of their own, not tombstones of claims: were a
-//! winner to vanish, a loser would take its place. Permanent deletion hides a schema; the claim's text stays in the topic.
+//! data with its id. So the log decides between *claims* instead: the first claim of a free version with an id that is
+//! free or means this schema wins, and is the registration. Each claim has a key of its own (the nonce), is written
+//! once and never deleted; compaction keeps the order of what it keeps; so every reader sees all claims in the same
+//! order and decides alike. A SCHEMA record is then published for Confluent's readers, by the winner, or by whoever
+//! next registers that schema if the winner died; its content follows from the claim, so it does not matter who writes
+//! it, how often, or which one compaction keeps. For the same reason deletions are records of their own, not tombstones
+//! of claims: were a winner to vanish, a loser would take its place. Permanent deletion hides a schema; the claim's
+//! text stays in the topic.
 //!
-//! Confluent's registry has one writer at a time and may have written before Engram, or after it, but not at once with it.
+//! Confluent's registry has one writer at a time and may have written before Engram, or after it, but not at once with
+//! it.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,7 +116,8 @@ struct Meaning {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "keytype")]
 enum Key {
-    // SUBTLE: the order of fields is Confluent's, so that its records and these have the same bytes, and compact together.
+    // SUBTLE: the order of fields is Confluent's, so that its records and these have the same bytes, and compact
+    // together.
     #[serde(rename = "SCHEMA")]
     Schema { subject: String, version: u32, magic: u8 },
     #[serde(rename = "CONFIG")]
@@ -270,7 +273,8 @@ impl State {
         }
     }
 
-    /// A claim outlives its SCHEMA record: after a compaction the tombstone is gone too, and must not have meant anything.
+    /// A claim outlives its SCHEMA record: after a compaction the tombstone is gone too, and must not have meant
+    /// anything.
     fn apply_schema_tombstone(&mut self, name: &str, version: u32) {
         let Some(subject) = self.subjects.get_mut(name) else { return };
         let Some(entry) = subject.versions.get_mut(&version) else { return };
@@ -385,8 +389,8 @@ impl State {
         Ok(self.find(subject, &canonical).map(|(version, entry)| registered(subject, version, entry)))
     }
 
-    /// Why `schema` does not go with a version at the subject's level. `Latest` asks whether it could be the next version,
-    /// so looks at all that the level looks at.
+    /// Why `schema` does not go with a version at the subject's level. `Latest` asks whether it could be the next
+    /// version, so looks at all that the level looks at.
     ///
     /// # Errors
     /// As [`State::lookup`], and [`RegistryError::NotFound`] for a version's number that does not exist.
@@ -485,8 +489,8 @@ impl Append {
 }
 
 fn claim(subject: &str, version: u32, id: u32, schema: &str) -> Append {
-    // A new `RandomState` has other keys than all before it in this process and, all but surely, in any other. The nonce
-    // decides nothing: it only keeps two claims from compacting into one, which would take the later one's place.
+    // A new `RandomState` has other keys than all before it in this process and, all but surely, in any other. The
+    // nonce decides nothing: it only keeps two claims from compacting into one, which would take the later one's place.
     let nonce = format!("{:016x}", RandomState::new().hash_one((subject, version, id)));
     let own = Own::Claim { subject: subject.to_owned(), version, id, nonce };
     Append::new(&Key::Noop { magic: 0, engram: Some(own) }, Some(&ClaimValue { schema: schema.to_owned() }))
@@ -781,8 +785,8 @@ mod tests {
         held: Vec<Append>,
     }
 
-    /// Writers interleave at every step, and the cleaner runs at any time. Whatever id a writer was told means that schema
-    /// to everyone, and all readers agree, whichever compaction they started from.
+    /// Writers interleave at every step, and the cleaner runs at any time. Whatever id a writer was told means that
+    /// schema to everyone, and all readers agree, whichever compaction they started from.
     #[test]
     fn interleaved_writers_agree() {
         for seed in 0..150 {

@@ -60,7 +60,8 @@ impl Stopwatch {
 pub fn produce(bed: &Bed, topic: &str, load: &Load) -> anyhow::Result<Rate> {
     eprintln!("engram: writing {} events of about {} bytes", load.records, load.bytes);
     let encoder = Encoder::<Interaction>::register(&*bed.registry, "activity.events")?;
-    let mut producer = bed.log.producer(&ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: None })?;
+    let mut producer =
+        bed.log.producer(&ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: None })?;
     let first_time = clock::now_ms();
     let mut total = Rate { records: 0, bytes: 0, elapsed: Duration::ZERO, cpu: Duration::ZERO };
     let mut batch: Vec<(String, Vec<u8>)> = Vec::new();
@@ -97,7 +98,8 @@ pub fn consume(bed: &Bed, topic: &str) -> anyhow::Result<Rate> {
 
 /// Reads a topic and writes each record to another.
 pub fn copy(bed: &Bed, from: &str, to: &str) -> anyhow::Result<Rate> {
-    let mut producer = bed.log.producer(&ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: None })?;
+    let mut producer =
+        bed.log.producer(&ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: None })?;
     let watch = Stopwatch::start();
     let read = each_record(bed, from, |record| Ok(producer.write(&NewRecord { topic: to, ..record }, false)?))?;
     producer.flush()?;
@@ -109,7 +111,8 @@ fn each_record(
     topic: &str,
     mut visit: impl FnMut(NewRecord<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Rate> {
-    let partitions: Vec<TopicPartition> = (0..bed.partitions).map(|number| TopicPartition::new(topic, number)).collect();
+    let partitions: Vec<TopicPartition> =
+        (0..bed.partitions).map(|number| TopicPartition::new(topic, number)).collect();
     let ranges = bed.log.offsets(&partitions)?;
     let mut reader = bed.log.reader()?;
     let positions: Vec<_> = partitions.iter().zip(&ranges).map(|(place, range)| (place.clone(), range.first)).collect();

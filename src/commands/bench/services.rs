@@ -238,7 +238,8 @@ pub fn latency(bed: &Bed, load: &Load, measured: &Measured, folder: &Path) -> an
 
 /// Writes values that begin with the time since `epoch` (µs, u64, big endian), at `rate` a second. Returns how many.
 fn write_paced(bed: &Bed, topic: &str, bytes: usize, rate: f64, epoch: Instant) -> anyhow::Result<u64> {
-    let mut producer = bed.log.producer(&ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: None })?;
+    let mut producer =
+        bed.log.producer(&ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: None })?;
     let mut value = vec![0; bytes.max(8)];
     let mut written = 0_u64;
     while epoch.elapsed() < LATENCY_RUN {
@@ -246,7 +247,8 @@ fn write_paced(bed: &Bed, topic: &str, bytes: usize, rate: f64, epoch: Instant) 
         while written < due {
             value[..8].copy_from_slice(&(epoch.elapsed().as_micros() as u64).to_be_bytes());
             let partition = (written % bed.partitions as u64) as i32;
-            let record = NewRecord { topic, partition, timestamp_ms: None, key: None, value: Some(&value), headers: &[] };
+            let record =
+                NewRecord { topic, partition, timestamp_ms: None, key: None, value: Some(&value), headers: &[] };
             producer.write(&record, false)?;
             written += 1;
         }

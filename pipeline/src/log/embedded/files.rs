@@ -53,7 +53,8 @@ impl Files {
         let env = Env::mem_env().map_err(|error| to_log_error(&dir, &error))?;
         let mut options = owner_options();
         options.set_env(&env);
-        Self::own(&options, Path::new("/log"), dir)
+        // The binding creates the folder on the real disk, so it is one that is there.
+        Self::own(&options, &std::env::temp_dir(), dir)
     }
 
     fn own(options: &Options, path: &Path, dir: String) -> Result<Self, LogError> {

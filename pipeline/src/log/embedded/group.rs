@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::admin::NAME_MAX;
 use super::bytes::Input;
-use super::owner::NAME_MAX;
 use super::range;
 use crate::log::{CommitError, GroupInfo, LogError, MemberOptions, Membership, Rebalance, TopicPartition};
 

@@ -6,7 +6,6 @@
 //!
 //! INVARIANT: a commit is one durable batch: its records, the partitions' ends, the group's positions.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,12 +18,10 @@ use super::group::Coordinator;
 use super::state::{Failure, State, Ticket};
 use super::view::{Ends, Place, Topic, View};
 use super::{keys, stored, view};
-use crate::log::{Cleanup, CommitError, GroupInfo, GroupPositions, LogError, TopicPartition, TopicSpec};
+use crate::log::{Cleanup, CommitError, GroupInfo, GroupPositions, LogError, TopicPartition};
 
 /// A compacted partition is gone through again after as many bytes were written to it.
 const COMPACTION_BYTES: usize = 64 << 20;
-/// Kafka's bound on names.
-pub const NAME_MAX: usize = 249;
 
 pub struct Owner {
     /// Dropped first: it uses the files.
@@ -62,90 +59,6 @@ impl Owner {
             state: Mutex::new(state),
             changed: Condvar::new(),
         })
-    }
-
-    /// Creates the topics that do not exist.
-    pub fn create_topics(&self, specs: &[TopicSpec]) -> Result<(), LogError> {
-        let _writing = self.writing();
-        let mut created: BTreeMap<String, Topic> = BTreeMap::new();
-        {
-            let state = self.state();
-            self.check_writable(&state)?;
-            let mut next = match self.files.get_i64(keys::NEXT_TOPIC)? {
-                Some(next) => u32::try_from(next).map_err(|_| self.files.corrupt("the next topic id is negative"))?,
-                None => 1,
-            };
-            for spec in specs {
-                check_topic(spec)?;
-                if !state.topics.contains_key(&spec.name) && !created.contains_key(&spec.name) {
-                    created.insert(spec.name.clone(), Topic::new(next, spec));
-                    next += 1;
-                }
-            }
-            if created.is_empty() {
-                return Ok(());
-            }
-            let mut batch = WriteBatch::default();
-            batch.put(keys::NEXT_TOPIC, i64::from(next).to_be_bytes());
-            for (name, topic) in &created {
-                batch.put(keys::topic(name), topic.encode());
-            }
-            drop(state);
-            self.apply(batch).map_err(into_log_error)?;
-        }
-        self.change(|state| created.into_iter().for_each(|(name, topic)| state.add_topic(name, topic)));
-        self.coordinator.rebalance_all();
-        Ok(())
-    }
-
-    /// Deletes topics, their records, and the positions that groups have in them.
-    pub fn delete_topics(&self, names: &[&str]) -> Result<(), LogError> {
-        let _writing = self.writing();
-        let mut batch = WriteBatch::default();
-        let mut ids = Vec::new();
-        {
-            let state = self.state();
-            self.check_writable(&state)?;
-            for name in names {
-                let Some(topic) = state.topics.get(*name) else { continue };
-                ids.push(topic.id);
-                batch.delete(keys::topic(name));
-                keys::topic_ranges(topic.id).into_iter().for_each(|(from, to)| batch.delete_range(from, to));
-            }
-        }
-        if ids.is_empty() {
-            return Ok(());
-        }
-        self.files.for_each(&[keys::POSITION], |key, _| {
-            if keys::parse_position(key).is_some_and(|(_, id)| ids.contains(&id)) {
-                batch.delete(key);
-            }
-            Ok(())
-        })?;
-        self.apply(batch).map_err(into_log_error)?;
-        self.change(|state| names.iter().for_each(|name| state.remove_topic(name)));
-        self.coordinator.rebalance_all();
-        Ok(())
-    }
-
-    /// Forgets a group that has no members.
-    pub fn delete_group(&self, name: &str) -> Result<(), LogError> {
-        let _writing = self.writing();
-        let members =
-            self.coordinator.groups().iter().find(|group| group.name == name).map_or(0, |group| group.members);
-        if members > 0 {
-            return Err(LogError::Refused(format!(
-                "group {name} has {members} members: stop the services that belong to it first"
-            )));
-        }
-        self.check_writable(&self.state())?;
-        let mut batch = WriteBatch::default();
-        let prefix = keys::group(name);
-        self.files.for_each(&prefix, |key, _| {
-            batch.delete(key);
-            Ok(())
-        })?;
-        self.apply(batch).map_err(into_log_error)
     }
 
     pub fn groups(&self) -> Result<Vec<GroupInfo>, LogError> {
@@ -250,7 +163,8 @@ impl Owner {
             }
             runs.extend(state.reserve(ticket, buffer)?);
             let resolved = resolved(runs);
-            let mine = |place| resolved.iter().filter(move |run| run.0 == place).map(|run| run.1).collect::<Vec<_>>();
+            let mine =
+                |place: Place| resolved.iter().filter(move |run| run.0 == place).map(|run| run.1).collect::<Vec<_>>();
             runs.iter().map(|run| (run.place, state.ends_after(run.place, &mine(run.place)))).collect()
         };
         if let Some((run, _)) = runs.iter().zip(&ends).find(|(_, (_, ends))| ends.is_none()) {
@@ -263,7 +177,7 @@ impl Owner {
 
     /// Writes a batch durably. After a failure nothing more is written: whether the batch is on the device is only known
     /// when the log is opened anew, and nothing may be written on the assumption that it is not.
-    fn apply(&self, batch: WriteBatch) -> Result<(), CommitError> {
+    pub(super) fn apply(&self, batch: WriteBatch) -> Result<(), CommitError> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -316,7 +230,7 @@ impl Owner {
         Ok(self.files.get_i64(&keys::producer(id))?.map_or(0, i64::cast_unsigned))
     }
 
-    fn check_writable(&self, state: &State) -> Result<(), LogError> {
+    pub(super) fn check_writable(&self, state: &State) -> Result<(), LogError> {
         match &state.failed {
             None => Ok(()),
             Some(Failure::Full) => Err(LogError::Full(self.files.dir().to_owned())),
@@ -327,18 +241,18 @@ impl Owner {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
         state.version += 1;
         self.changed.notify_all();
     }
 
-    fn writing(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn writing(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -403,17 +317,6 @@ fn put_records(batch: &mut WriteBatch, run: &Reserved) {
         batch.put(keys::record(run.place.topic, run.place.partition, offset), &value);
         offset += 1;
     }
-}
-
-fn check_topic(spec: &TopicSpec) -> Result<(), LogError> {
-    let named = !spec.name.is_empty() && spec.name.len() <= NAME_MAX;
-    if named && spec.partitions > 0 {
-        return Ok(());
-    }
-    Err(LogError::Refused(format!(
-        "topic {:?} with {} partitions cannot be: a name has 1 to {NAME_MAX} bytes, a topic at least one partition",
-        spec.name, spec.partitions
-    )))
 }
 
 /// An error with its cause, in one line.

@@ -11,6 +11,8 @@ use crate::log::{Cleanup, GroupInfo, LogError, OffsetRange, TopicPartition, Topi
 
 /// Nothing is ever removed from the front of a partition; what compaction removes leaves holes.
 pub const FIRST_OFFSET: i64 = 0;
+/// A topic has fewer.
+pub const PARTITIONS_MAX: i32 = 1 << 16;
 
 /// The log as one that reads it sees it.
 pub trait View: Send + Sync {

@@ -41,7 +41,9 @@ pub fn create_topics(admin: &AdminClient<DefaultClientContext>, topics: &[TopicS
             let new = NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(-1))
                 .set("max.message.bytes", size);
             match topic.cleanup {
-                Cleanup::Keep => new.set("cleanup.policy", "delete").set("retention.ms", "-1").set("retention.bytes", "-1"),
+                Cleanup::Keep => {
+                    new.set("cleanup.policy", "delete").set("retention.ms", "-1").set("retention.bytes", "-1")
+                }
                 Cleanup::Compact => new.set("cleanup.policy", "compact"),
             }
         })
@@ -101,7 +103,11 @@ pub fn offsets(
     Ok(OffsetRange { first, stable, end })
 }
 
-pub fn offset_at(client: &BaseConsumer, partition: &TopicPartition, timestamp_ms: i64) -> Result<Option<i64>, LogError> {
+pub fn offset_at(
+    client: &BaseConsumer,
+    partition: &TopicPartition,
+    timestamp_ms: i64,
+) -> Result<Option<i64>, LogError> {
     let doing = |error: KafkaError| LogError::failed(format!("cannot find a time in {partition}"), error);
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(timestamp_ms)).map_err(doing)?;

@@ -14,7 +14,9 @@ use rdkafka::types::RDKafkaRespErr as Code;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::native::{self, Message, PartitionQueue, Wake};
-use crate::log::{Batch, Consumer, Fetched, GroupConsumer, Header, LogError, Membership, Rebalance, RecordRef, TopicPartition};
+use crate::log::{
+    Batch, Consumer, Fetched, GroupConsumer, Header, LogError, Membership, Rebalance, RecordRef, TopicPartition,
+};
 
 /// Keeps rebalances until the worker asks for them.
 ///

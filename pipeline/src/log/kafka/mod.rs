@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, DefaultConsumerContext};
 use rdkafka::admin::AdminClient;
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, DefaultConsumerContext};
 
 use super::{
-    Consumer, GroupConsumer, GroupInfo, Log, LogError, MemberOptions, OffsetRange, Producer, ProducerOptions, TopicInfo,
-    TopicPartition, TopicSpec,
+    Consumer, GroupConsumer, GroupInfo, Log, LogError, MemberOptions, OffsetRange, Producer, ProducerOptions,
+    TopicInfo, TopicPartition, TopicSpec,
 };
 use consumer::{GroupContext, KafkaConsumer};
 use members::Members;
@@ -64,7 +64,9 @@ impl KafkaLog {
         let client = |isolation: &str| -> Result<BaseConsumer<DefaultConsumerContext>, LogError> {
             let mut config = base.clone();
             config.set("isolation.level", isolation);
-            config.create().map_err(|error| LogError::Refused(format!("the Kafka client refused its settings: {error}")))
+            config
+                .create()
+                .map_err(|error| LogError::Refused(format!("the Kafka client refused its settings: {error}")))
         };
         let uncommitted = client("read_uncommitted")?;
         let committed = client("read_committed")?;
@@ -154,7 +156,8 @@ impl Log for KafkaLog {
         let mut config = base_config(&self.options);
         // `read_committed` makes librdkafka ask for stable positions only (KIP-447).
         config.set("group.id", group).set("isolation.level", "read_committed");
-        let client: BaseConsumer = config.create().map_err(|error| LogError::failed("cannot create a client", error))?;
+        let client: BaseConsumer =
+            config.create().map_err(|error| LogError::failed("cannot create a client", error))?;
         admin::committed(&client, group, partitions)
     }
 

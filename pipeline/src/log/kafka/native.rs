@@ -82,8 +82,7 @@ impl PartitionQueue {
         let mut messages: Vec<*mut rd::rd_kafka_message_t> = Vec::with_capacity(records_max);
         // SAFETY: the vector has room for `records_max` pointers, and librdkafka tells how many it has filled in.
         unsafe {
-            let taken =
-                rd::rd_kafka_consume_batch_queue(self.queue, 0, messages.as_mut_ptr(), records_max);
+            let taken = rd::rd_kafka_consume_batch_queue(self.queue, 0, messages.as_mut_ptr(), records_max);
             messages.set_len(usize::try_from(taken).unwrap_or(0));
         }
         // In place: `Message` is a transparent wrapper, so this reuses the allocation.
@@ -204,7 +203,12 @@ unsafe extern "C" fn on_delivery(
     }
 }
 
-unsafe extern "C" fn on_log(_client: *const rd::rd_kafka_t, level: c_int, _facility: *const c_char, line: *const c_char) {
+unsafe extern "C" fn on_log(
+    _client: *const rd::rd_kafka_t,
+    level: c_int,
+    _facility: *const c_char,
+    line: *const c_char,
+) {
     // SAFETY: librdkafka passes a valid C string.
     let line = unsafe { CStr::from_ptr(line) }.to_string_lossy();
     if level <= 3 {
@@ -351,7 +355,9 @@ impl NativeProducer {
     /// Drops the records that are still queued or in flight.
     pub fn purge(&self) {
         // SAFETY: the client is live.
-        unsafe { rd::rd_kafka_purge(self.client, (rd::RD_KAFKA_PURGE_F_QUEUE | rd::RD_KAFKA_PURGE_F_INFLIGHT) as c_int) };
+        unsafe {
+            rd::rd_kafka_purge(self.client, (rd::RD_KAFKA_PURGE_F_QUEUE | rd::RD_KAFKA_PURGE_F_INFLIGHT) as c_int)
+        };
     }
 
     pub fn init_transactions(&self, timeout_ms: i32) -> Result<(), NativeError> {

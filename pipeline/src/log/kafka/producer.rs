@@ -45,7 +45,8 @@ struct Partition {
 impl KafkaProducer {
     pub fn new(native: NativeProducer, members: Arc<Members>, transactional: bool) -> Result<Self, LogError> {
         if transactional {
-            retry(|| native.init_transactions(INIT_TIMEOUT_MS)).map_err(|error| to_log_error("init transactions", error))?;
+            retry(|| native.init_transactions(INIT_TIMEOUT_MS))
+                .map_err(|error| to_log_error("init transactions", error))?;
         }
         Ok(Self { topics: HashMap::new(), native, members, transactional, open: false, writes_since_poll: 0 })
     }
