@@ -52,6 +52,8 @@ impl WorkerStatus {
 
     pub(crate) fn assigned(&self, tasks: Vec<i32>) {
         *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+        // Before it had any partitions there was nothing to do, which does not count.
+        self.busy();
         self.assigned.store(true, Ordering::Relaxed);
     }
 
