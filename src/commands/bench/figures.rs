@@ -90,7 +90,7 @@ pub struct Latency(Histogram<u64>);
 
 impl Default for Latency {
     fn default() -> Self {
-        Self(Histogram::new(3).expect("3 digits are allowed"))
+        Self(Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("bounds and digits are allowed"))
     }
 }
 
