@@ -43,13 +43,17 @@ window = \"1m\"
 grace = \"forever\"
 ";
 
-/// The `number`-th event: times go forwards with jumps back, and some users pause for longer than the session gap.
+/// The `number`-th event: times go forwards with jumps back, and every user pauses for two of six hours.
 fn event(number: u64, random: &mut StdRng) -> Interaction {
-    let time = START_MS + (number / 50) as i64 * 1_000 - random.random_range(0..5 * MINUTE_MS);
+    let time = START_MS + (number / 50) as i64 * 8_000 - random.random_range(0..5 * MINUTE_MS);
+    let mut user = random.random_range(0..500_i64);
+    if (time / (120 * MINUTE_MS) + user) % 3 == 0 {
+        user += 1;
+    }
     Interaction {
         id: format!("{number}"),
         time,
-        user: format!("user-{}", random.random_range(0..500_u32)),
+        user: format!("user-{user}"),
         kind: ["open", "edit", "close"][random.random_range(0..3)].to_owned(),
         target: random.random_bool(0.8).then(|| format!("document-{}", random.random_range(0..200_u32))),
         source: "test".to_owned(),
@@ -112,8 +116,8 @@ impl Bed {
         Self { log, registry }
     }
 
-    /// Writes the events, waiting whenever it is `ahead` of what the test wants.
-    fn produce(&self, events: u64, seed: u64, written: &AtomicU64) -> Expected {
+    /// Writes the events, never more than are `allowed` at the time, so that there is work left after each kill.
+    fn produce(&self, events: u64, seed: u64, allowed: &AtomicU64, written: &AtomicU64) -> Expected {
         let encoder = Encoder::<Interaction>::register(&*self.registry, EVENTS_TOPIC).expect("the registry answers");
         let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
         let mut producer = self.log.producer(&options).expect("a producer");
@@ -135,6 +139,7 @@ impl Bed {
             if number % 1_000 == 999 {
                 producer.flush().expect("flushed, whatever the broker does");
                 written.store(number + 1, Ordering::Relaxed);
+                wait_until("more is wanted", Duration::from_secs(120), || allowed.load(Ordering::Relaxed) > number + 1);
             }
         }
         producer.flush().expect("flushed");
@@ -210,7 +215,7 @@ fn restored(up: &Up) -> u64 {
 #[test]
 fn nothing_lost_and_nothing_twice_whatever_is_killed() {
     let soak = std::env::var_os("ENGRAM_SOAK").is_some();
-    let (events, kills) = if soak { (1_000_000, 20) } else { (150_000, 5) };
+    let (events, kills): (u64, u64) = if soak { (1_000_000, 20) } else { (150_000, 5) };
     let seed = std::env::var("ENGRAM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("ENGRAM_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -227,14 +232,14 @@ fn nothing_lost_and_nothing_twice_whatever_is_killed() {
     };
     bed.log.create_topics(&[topic]).expect("created");
 
-    let (written, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (allowed, written, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let stores: Vec<_> =
         (0..PARTITIONS).map(|task| engram.data().join("stores/activity").join(task.to_string())).collect();
     let mut births = Vec::new();
     let mut restored_most = 0;
     let expected = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch_positions(&bed, &done));
-        let producer = scope.spawn(|| bed.produce(events, seed, &written));
+        let producer = scope.spawn(|| bed.produce(events, seed, &allowed, &written));
         let broker_kill = random.random_range(1..kills);
         for kill in 0..kills {
             let up = engram.up(&[]);
@@ -244,8 +249,9 @@ fn nothing_lost_and_nothing_twice_whatever_is_killed() {
                 });
                 births = stores.iter().map(|store| birth(store)).collect();
             }
+            allowed.store(events * (kill + 1) / (kills + 1), Ordering::Relaxed);
             // Not a wait for a condition: the moment of the kill is what is random.
-            std::thread::sleep(Duration::from_millis(random.random_range(100..if soak { 6_000 } else { 3_000 })));
+            std::thread::sleep(Duration::from_millis(random.random_range(100..2_500)));
             if kill == broker_kill {
                 kafka.kill();
                 kafka.restart();
@@ -255,6 +261,7 @@ fn nothing_lost_and_nothing_twice_whatever_is_killed() {
             println!("kill {kill} after {} events", written.load(Ordering::Relaxed));
             up.kill();
         }
+        allowed.store(u64::MAX, Ordering::Relaxed);
         let up = engram.up(&[]);
         let expected = producer.join().expect("the producer");
         up.wait_until_idle(Duration::from_secs(300));
@@ -295,7 +302,8 @@ fn check_outputs(bed: &Bed, expected: &Expected) {
         }
         for (key, value) in bed.records("activity.sessions", partition) {
             match value {
-                None => assert!(sessions.remove(&key).is_some(), "a tombstone for a session that was not there"),
+                // Also for one that began and was absorbed within one commit, of which nothing was ever told.
+                None => drop(sessions.remove(&key)),
                 Some(value) => {
                     let session: Session = decoder.decode(&value).expect("a session");
                     sessions.insert(key, ((session.user, session.session_start), (session.session_end, session.count)));

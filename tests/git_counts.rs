@@ -198,3 +198,26 @@ fn relations_join_authors_and_files() {
     let places: std::collections::BTreeSet<_> = relations.iter().map(|record| record["partition"].as_i64()).collect();
     assert_eq!(places.len(), 1);
 }
+
+/// The process that owns the embedded log is killed while it takes in a history and counts it.
+#[test]
+fn a_killed_owner_of_the_embedded_log_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let repository = folder.path().join("repository");
+    generate(&repository, 6_000, 7);
+    let engram = Engram::embedded(&folder.path().join("data"));
+    let mut random = StdRng::seed_from_u64(7);
+    for _ in 0..6 {
+        let up = engram.up(&[]);
+        let mut ingest =
+            engram.command(&["ingest", "git", &repository.display().to_string()]).spawn().expect("it runs");
+        // Not a wait for a condition: the moment of the kill is what is random.
+        std::thread::sleep(Duration::from_millis(random.random_range(50..700)));
+        up.kill();
+        let _ = ingest.kill();
+        ingest.wait().expect("our child");
+    }
+    engram.run(&["ingest", "git", &repository.display().to_string()]);
+    engram.catch_up();
+    assert_counts(&counts(&engram), &counts_from_git_log(&repository, "HEAD"));
+}

@@ -133,6 +133,12 @@ impl Decoder {
         Ok(event)
     }
 
+    /// Full name of the record that a framed value holds, for topics that carry several types; `None` if it is no record.
+    pub fn type_name(&mut self, value: &[u8]) -> Result<Option<&str>, DecodeError> {
+        let (id, _) = wire::split(value).ok_or(DecodeError::NotFramed)?;
+        Ok(self.written(id)?.name.as_deref())
+    }
+
     /// A framed value of any schema, as JSON for people; bytes are written as hexadecimal digits.
     pub fn decode_json(&mut self, value: &[u8]) -> Result<serde_json::Value, DecodeError> {
         let (id, mut body) = wire::split(value).ok_or(DecodeError::NotFramed)?;

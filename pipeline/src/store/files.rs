@@ -4,6 +4,8 @@
 //! filled, and a write batch never spans two, so after a crash the database is what it was right after some commit.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
@@ -13,6 +15,10 @@ use rocksdb::{
 use super::{META, Order, StoreError};
 
 const POSITION: &[u8] = &[META, b'p', b'o', b's', b'i', b't', b'i', b'o', b'n'];
+
+/// What is in memory is written to files this often, so that a killed process has at most so much to read again from its
+/// changelogs.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The memory that all RocksDBs of a process share.
 pub struct Budget {
@@ -36,6 +42,7 @@ pub struct Files {
     db: DB,
     path: PathBuf,
     write: WriteOptions,
+    flushed: Mutex<Instant>,
 }
 
 impl Files {
@@ -73,7 +80,7 @@ impl Files {
         let mut write = WriteOptions::default();
         // The changelog is the log.
         write.disable_wal(true);
-        Self { db, path: path.to_owned(), write }
+        Self { db, path: path.to_owned(), write, flushed: Mutex::new(Instant::now()) }
     }
 
     pub fn path(&self) -> &Path {
@@ -120,7 +127,15 @@ impl Files {
     /// Applies changes together with the changelog position after them, atomically.
     pub fn apply(&self, mut changes: Changes, position: i64) -> Result<(), StoreError> {
         changes.0.put(POSITION, position.to_be_bytes());
-        self.db.write_opt(changes.0, &self.write).map_err(|error| self.error(&error))
+        self.db.write_opt(changes.0, &self.write).map_err(|error| self.error(&error))?;
+        let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
+        if flushed.elapsed() < FLUSH_INTERVAL {
+            return Ok(());
+        }
+        *flushed = Instant::now();
+        let mut in_background = FlushOptions::default();
+        in_background.set_wait(false);
+        self.db.flush_opt(&in_background).map_err(|error| self.error(&error))
     }
 
     /// Writes everything to disk.

@@ -9,6 +9,9 @@
 //!
 //! Events are partitioned by user, so only per-user counts are whole within a task. The others are gathered per commit,
 //! so that a key with a million events costs one record a commit, and are counted by the task that their key belongs to.
+//!
+//! An event whose producer has another partitioner than Kafka's own (librdkafka's default is one) is passed on, as it is,
+//! to the task of its user, by the same topic. It costs a detour and changes nothing.
 
 pub mod config;
 pub mod processor;
@@ -20,7 +23,7 @@ use engram_pipeline::processor::{Output, Service};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
 use engram_pipeline::store::StoreSpec;
 use engram_schemas::Event;
-use engram_schemas::activity::{Session, WindowCount, WindowDelta};
+use engram_schemas::activity::{Interaction, Session, WindowCount, WindowDelta};
 use serde_json::{Value, json};
 
 pub use config::{ActivityConfig, Dimension, SourceConfig};
@@ -40,6 +43,7 @@ pub(crate) mod at {
     pub const OUT_WINDOWS: usize = 0;
     pub const OUT_SESSIONS: usize = 1;
     pub const OUT_REPARTITION: usize = 2;
+    pub const OUT_PASSED_ON: usize = 3;
 
     pub const WINDOW_STORE: usize = 0;
     pub const SESSION_STORE: usize = 1;
@@ -70,6 +74,7 @@ pub fn service(config: ActivityConfig) -> Service {
             Output { topic: WINDOWS.to_owned(), event: Some(WindowCount::NAME) },
             Output { topic: SESSIONS.to_owned(), event: Some(Session::NAME) },
             Output { topic: REPARTITION.to_owned(), event: Some(WindowDelta::NAME) },
+            Output { topic: REPARTITION.to_owned(), event: Some(Interaction::NAME) },
         ],
         topics: [EVENTS, WINDOWS, SESSIONS, REPARTITION].map(topic).to_vec(),
         stores: stores(),

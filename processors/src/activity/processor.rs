@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::processor::{Context, Input, ProcessError, Processor, TaskSetup};
+use engram_schemas::Event as _;
 use engram_schemas::activity::{Interaction, Session, WindowCount, WindowDelta};
 use engram_schemas::codec::{Decoder, EncodeError, Encoder};
 use engram_schemas::registry::RegistryError;
@@ -54,6 +55,11 @@ impl ActivityProcessor {
         let event: Interaction = self.decoder.decode(value)?;
         let source = self.config.source(&event.source).clone();
         check(&event, input, &source, self.config.future_ms_max)?;
+        let own = partition_for(event.user.as_bytes(), self.partitions);
+        if own != input.partition.partition {
+            metrics::counter!("engram_passed_on_records_total", "service" => super::NAME).increment(1);
+            return context.emit_to(at::OUT_PASSED_ON, own, event.user.as_bytes(), Some(value));
+        }
 
         let stream_time = self.advance(context, Step::Users, &source, event.time)?;
         let start = windows::window_start(event.time, source.size_ms);
@@ -91,8 +97,12 @@ impl ActivityProcessor {
         Ok(())
     }
 
-    fn delta(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
+    /// What another task has sent: what it has gathered, or an event that belongs here.
+    fn repartitioned(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
         let value = input.record.value.ok_or_else(|| ProcessError::reject("null-value", "a delta cannot be null"))?;
+        if self.decoder.type_name(value)? == Some(Interaction::NAME) {
+            return self.event(input, context);
+        }
         let delta: WindowDelta = self.decoder.decode(value)?;
         let dimension = Dimension::from_name(&delta.dimension)
             .ok_or_else(|| ProcessError::reject("unknown-dimension", format!("no dimension {}", delta.dimension)))?;
@@ -214,7 +224,7 @@ impl Processor for ActivityProcessor {
     fn process(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
         match input.source {
             at::EVENTS => self.event(input, context),
-            at::REPARTITION => self.delta(input, context),
+            at::REPARTITION => self.repartitioned(input, context),
             other => unreachable!("the service has no input {other}"),
         }
     }
