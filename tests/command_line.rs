@@ -167,7 +167,7 @@ fn a_folder_that_another_process_holds() {
     engram.run_with(&["produce", "activity.events"], &events(2));
     assert_eq!(engram.consume("activity.events").len(), 5);
     let line = engram.fails(1, &["reset", "activity", "--yes"]);
-    assert!(line.contains("activity"), "a running service is not reset: {line}");
+    assert!(line.contains("stop it first"), "a running service is not reset: {line}");
     up.stop();
 }
 

@@ -27,6 +27,8 @@ pub fn run(global: &Global, args: &Reset) -> anyhow::Result<()> {
     let known = connection.log.topics()?;
     let mut topics: Vec<String> = service.outputs.iter().map(|output| output.topic.clone()).collect();
     topics.extend([changelog::topic(service.name), manifest::topic(service.name)]);
+    topics.sort();
+    topics.dedup();
     topics.retain(|name| known.iter().any(|topic| topic.name == *name));
     let stores = connection.data.stores(service.name);
     if !args.yes {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
-    IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::{META, Order, StoreError};

@@ -123,13 +123,15 @@ pub fn an_offset_is_found_by_its_time(fixture: &Fixture<'_>) {
     let at = |partition: &TopicPartition, time: i64| {
         fixture.log.offset_at(partition, SOME_TIME_MS + time).expect("a time can be looked up")
     };
-    for (time, offset) in [(50, Some(0)), (100, Some(0)), (101, Some(1)), (200, Some(1)), (201, Some(3)), (300, Some(3))]
+    for (time, offset) in
+        [(50, Some(0)), (100, Some(0)), (101, Some(1)), (200, Some(1)), (201, Some(3)), (300, Some(3))]
     {
         assert_eq!(at(&ordered, time), offset, "the first record at or after {time}");
     }
     assert_eq!(at(&ordered, 301), None, "all records are before");
     // With disorder it is the first record that is late enough, whatever follows it.
-    for (time, offset) in [(100, Some(0)), (150, Some(1)), (250, Some(1)), (300, Some(1)), (350, Some(3)), (401, None)] {
+    for (time, offset) in [(100, Some(0)), (150, Some(1)), (250, Some(1)), (300, Some(1)), (350, Some(3)), (401, None)]
+    {
         assert_eq!(at(&unordered, time), offset, "the first record at or after {time}, out of order");
     }
     let empty = TopicPartition::new(fixture.topic("empty", 1), 0);

@@ -55,8 +55,7 @@ pub fn headers_and_timestamps_are_kept(fixture: &Fixture<'_>) {
     let read_times: Vec<i64> = read.iter().map(|record| record.timestamp_ms).collect();
     assert_eq!(read_times[..3], times);
     assert!(read_times[3] > SOME_TIME_MS, "an unset timestamp is the moment of writing, not {}", read_times[3]);
-    let expected =
-        headers.map(|(key, value)| Header { key: key.to_owned(), value: Some(value.to_vec()) });
+    let expected = headers.map(|(key, value)| Header { key: key.to_owned(), value: Some(value.to_vec()) });
     assert_eq!(read[1].headers, expected);
     assert!(read[0].headers.is_empty() && read[2].headers.is_empty());
 }

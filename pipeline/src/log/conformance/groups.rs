@@ -1,0 +1,199 @@
+//! Groups: partitions are shared by range, wander when members come and go, and a replaced member can do no harm.
+
+use super::fixture::{Fixture, flush, until, write};
+use super::member::{Member, settle};
+use crate::log::{GroupInfo, GroupPositions, LogError, Rebalance, TopicPartition};
+
+pub fn one_member_gets_all_partitions(fixture: &Fixture<'_>) {
+    let (one, two) = (fixture.topic("one", 3), fixture.topic("two", 3));
+    let mut member = Member::join(fixture, &fixture.name("group"), &[&one, &two], None);
+    settle([&mut member], [6]);
+    assert_eq!((member.numbers(&one), member.numbers(&two)), (vec![0, 1, 2], vec![0, 1, 2]));
+    assert!(matches!(&member.events[..], [Rebalance::Assigned(_)]), "{:?}", member.events);
+}
+
+pub fn a_member_reads_what_it_was_assigned(fixture: &Fixture<'_>) {
+    let topic = fixture.topic("topic", 1);
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    let mut producer = fixture.producer();
+    write(&mut *producer, &partition, &["a", "b"]);
+    flush(&mut *producer);
+    let mut member = Member::join(fixture, &fixture.name("group"), &[&topic], None);
+    settle([&mut member], [1]);
+    let mut read = Vec::new();
+    let end = until("the member reports the partition's end", || {
+        member.step();
+        let fetched = member.consumer.fetch(0, 10).expect("a member can fetch");
+        for batch in fetched.records {
+            let values = (0..batch.len()).map(|index| batch.record(index).value.map(<[u8]>::to_vec));
+            read.extend(values.map(|value| value.expect("no record is a tombstone")));
+        }
+        fetched.end
+    });
+    assert_eq!((read, end), (vec![b"a".to_vec(), b"b".to_vec()], 2));
+}
+
+pub fn members_share_copartitioned_topics_by_range(fixture: &Fixture<'_>) {
+    let (one, two) = (fixture.topic("one", 4), fixture.topic("two", 4));
+    let group = fixture.name("group");
+    let mut first = Member::join(fixture, &group, &[&one, &two], None);
+    settle([&mut first], [8]);
+    let mut second = Member::join(fixture, &group, &[&one, &two], None);
+    settle([&mut first, &mut second], [4, 4]);
+    for member in [&first, &second] {
+        assert_eq!(member.numbers(&one), member.numbers(&two), "a task's inputs come to the same member");
+    }
+    let mut shares = [first.numbers(&one), second.numbers(&one)];
+    shares.sort();
+    assert_eq!(shares, [[0, 1], [2, 3]], "ranges");
+    assert!(
+        matches!(&first.events[..], [Rebalance::Assigned(_), Rebalance::Revoked, .., Rebalance::Assigned(_)]),
+        "partitions are given back before they are assigned anew: {:?}",
+        first.events
+    );
+}
+
+pub fn a_leaving_members_partitions_return(fixture: &Fixture<'_>) {
+    let topic = fixture.topic("topic", 3);
+    let group = fixture.name("group");
+    let mut first = Member::join(fixture, &group, &[&topic], None);
+    let mut second = Member::join(fixture, &group, &[&topic], None);
+    until("both have a share", || {
+        first.step();
+        second.step();
+        (first.count() > 0 && second.count() > 0 && first.count() + second.count() == 3).then_some(())
+    });
+    let before = first.events.len();
+    drop(second);
+    settle([&mut first], [3]);
+    assert!(
+        matches!(&first.events[before..], [Rebalance::Revoked, .., Rebalance::Assigned(_)]),
+        "{:?}",
+        &first.events[before..]
+    );
+}
+
+pub fn groups_with_unequal_partition_counts_are_refused(fixture: &Fixture<'_>) {
+    let (one, two) = (fixture.topic("one", 2), fixture.topic("two", 3));
+    for topics in [[one.clone(), two], [one, fixture.name("never")]] {
+        let options = crate::log::MemberOptions {
+            group: fixture.name("group"),
+            topics: topics.to_vec(),
+            client_id: fixture.prefix.clone(),
+            instance_id: None,
+        };
+        match fixture.log.member(&options) {
+            Err(LogError::Refused(reason)) => assert!(reason.contains(&topics[1]), "{reason}"),
+            Err(error) => panic!("refused, not {error:?}"),
+            Ok(_) => panic!("{topics:?} cannot be shared"),
+        }
+    }
+}
+
+pub fn a_member_that_has_left_cannot_commit(fixture: &Fixture<'_>) {
+    let topic = fixture.topic("topic", 1);
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    let group = fixture.name("group");
+    let mut former = Member::join(fixture, &group, &[&topic], None);
+    settle([&mut former], [1]);
+    let stale = former.membership();
+    let mut next = Member::join(fixture, &group, &[&topic], None);
+    drop(former);
+    settle([&mut next], [1]);
+    refuses(
+        fixture,
+        &partition,
+        GroupPositions { group: &group, membership: &stale, positions: &[(partition.clone(), 7)] },
+    );
+    let positions = [(partition.clone(), 1)];
+    let fresh = next.membership();
+    let mut producer = fixture.transactional("p");
+    let commit = GroupPositions { group: &group, membership: &fresh, positions: &positions };
+    producer.commit(Some(commit)).expect("the member that holds the partition commits");
+    assert_eq!(fixture.log.committed(&group, &[partition]).expect("positions are known"), [Some(1)]);
+}
+
+pub fn a_static_member_returns_to_its_place(fixture: &Fixture<'_>) {
+    let topic = fixture.topic("topic", 4);
+    let group = fixture.name("group");
+    let mut former = Member::join(fixture, &group, &[&topic], Some("a"));
+    let mut other = Member::join(fixture, &group, &[&topic], Some("b"));
+    settle([&mut former, &mut other], [2, 2]);
+    let stale = former.membership();
+    let (held, events) = (former.held.clone(), other.events.len());
+    let mut next = Member::join(fixture, &group, &[&topic], Some("a"));
+    settle([&mut next, &mut other], [2, 2]);
+    assert_eq!(next.held, held, "its partitions have waited for it");
+    assert_eq!(other.events.len(), events, "nobody else was bothered: {:?}", other.events);
+    let partition = held.expect("it held partitions").remove(0);
+    refuses(
+        fixture,
+        &partition,
+        GroupPositions { group: &group, membership: &stale, positions: &[(partition.clone(), 7)] },
+    );
+    until("the former member learns that it was replaced", || {
+        former.step();
+        former.fenced.then_some(())
+    });
+    drop(former);
+    let (fresh, positions) = (next.membership(), [(partition.clone(), 1)]);
+    let mut producer = fixture.producer();
+    let commit = GroupPositions { group: &group, membership: &fresh, positions: &positions };
+    producer.commit(Some(commit)).expect("the member that holds the partition commits");
+    assert_eq!(fixture.log.committed(&group, &[partition]).expect("positions are known"), [Some(1)]);
+}
+
+/// Neither with nor without a transaction may a commit with this membership go through.
+fn refuses(fixture: &Fixture<'_>, partition: &TopicPartition, positions: GroupPositions<'_>) {
+    use crate::log::CommitError::{Aborted, Fenced};
+    let before = fixture.log.committed(positions.group, std::slice::from_ref(partition)).expect("positions are known");
+    let mut transactional = fixture.transactional("stale");
+    write(&mut *transactional, partition, &["of a replaced member"]);
+    for mut producer in [transactional, fixture.producer()] {
+        match producer.commit(Some(positions)) {
+            Err(Aborted(_) | Fenced(_)) => {}
+            Err(error) => panic!("the commit of a replaced member is fenced, not {error:?}"),
+            Ok(()) => panic!("the commit of a replaced member went through"),
+        }
+    }
+    let after = fixture.log.committed(positions.group, std::slice::from_ref(partition)).expect("positions are known");
+    assert_eq!(before, after, "the positions are as they were");
+    assert!(fixture.values(partition).is_empty(), "the records of that transaction are not seen");
+}
+
+pub fn a_group_is_listed_and_deleted_when_empty(fixture: &Fixture<'_>) {
+    let topic = fixture.topic("topic", 1);
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    let group = fixture.name("group");
+    let listed = || {
+        let groups = fixture.log.groups().expect("groups can be listed");
+        assert!(groups.is_sorted_by(|a, b| a.name < b.name), "groups are ordered by name");
+        groups.into_iter().find(|info| info.name == group)
+    };
+    let committed = || fixture.log.committed(&group, std::slice::from_ref(&partition)).expect("positions are known");
+    fixture.log.delete_group(&group).expect("an unknown group is ignored");
+    assert_eq!(listed(), None);
+    let mut member = Member::join(fixture, &group, &[&topic], None);
+    settle([&mut member], [1]);
+    until("the group is listed as stable", || {
+        member.step();
+        let stable = GroupInfo { name: group.clone(), state: "Stable".to_owned(), members: 1 };
+        (listed() == Some(stable)).then_some(())
+    });
+    let (membership, positions) = (member.membership(), [(partition.clone(), 3)]);
+    let commit = GroupPositions { group: &group, membership: &membership, positions: &positions };
+    fixture.producer().commit(Some(commit)).expect("positions can be committed");
+    match fixture.log.delete_group(&group) {
+        Err(LogError::Refused(reason)) => assert!(reason.contains(&group), "{reason}"),
+        other => panic!("a group with members is not deleted: {other:?}"),
+    }
+    drop(member);
+    until("the group is listed as empty", || {
+        let info = listed().expect("a group with positions is a group");
+        (info.members == 0 && info.state == "Empty").then_some(())
+    });
+    assert_eq!(committed(), [Some(3)], "positions outlive the members");
+    fixture.log.delete_group(&group).expect("a group without members can be deleted");
+    assert_eq!(committed(), [None]);
+    until("the group is listed no more", || listed().is_none().then_some(()));
+}
