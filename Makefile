@@ -72,12 +72,17 @@ kafka-fetch: ## fetch Apache Kafka's jars
 	@deploy/kafka/kafka.sh fetch
 
 .PHONY: bench
-bench: build ## measure; ARGS goes to `engram bench`
-	$(ENGRAM) bench $(ARGS)
+bench: build kafka-fetch ## measure on an Apache Kafka of its own; ARGS goes to `engram bench`
+	@deploy/with-kafka.sh $(ENGRAM) bench $(ARGS)
+
+.PHONY: bench-codec
+bench-codec: ## measure reading and writing events by row and by column
+	@deploy/setup.sh build
+	cargo bench -p engram-schemas
 
 .PHONY: soak
-soak: build ## measure for long: fifty million events; ARGS goes to `engram bench`
-	$(ENGRAM) bench --records 50000000 $(ARGS)
+soak: setup kafka-fetch ## the long form of the tests: a million events, 20 kills; ARGS goes to the test
+	ENGRAM_SOAK=1 cargo test --release --test exactly_once -- --nocapture $(ARGS)
 
 .PHONY: clean
 clean: ## delete what was built here; data folders and compiled dependencies are kept

@@ -25,7 +25,7 @@ echo "== the last windows: engram consume activity.windows --data $data --from b
 cat <<NEXT
 
 Everything is in $data. What to do next ($engram):
-  engram up --data $data               keep the services running; console at http://127.0.0.1:8099
+  engram up --data $data               keep the services running; schemas, metrics and health at http://127.0.0.1:8099
   engram topics --data $data           what there is
   engram state list --data $data       the state behind it
   make kafka                           the same on Apache Kafka: engram up --brokers HOST:PORT

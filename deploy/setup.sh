@@ -10,10 +10,17 @@ set -euo pipefail
 die() { echo "setup.sh: $*" >&2; exit 1; }
 has() { command -v "$1" >/dev/null 2>&1; }
 has_header() { echo "#include <$1>" | c++ -E -x c++ - >/dev/null 2>&1; }
+# The library itself (not libclang-cpp, which clang-format and the like bring) and the compiler's own headers.
 has_libclang() {
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null && return
-    [[ -n ${LIBCLANG_PATH:-} ]] && return
-    has llvm-config && compgen -G "$(llvm-config --libdir)/libclang*" >/dev/null
+    [[ -z ${LIBCLANG_PATH:-} ]] || return 0
+    local dirs=(/usr/lib/llvm-*/lib)
+    ! has llvm-config || dirs+=("$(llvm-config --libdir)")
+    local dir
+    for dir in "${dirs[@]}"; do
+        compgen -G "$dir/libclang.*" >/dev/null || compgen -G "$dir/libclang-[0-9]*" >/dev/null || continue
+        compgen -G "$dir/clang/*/include/stddef.h" >/dev/null && return 0
+    done
+    return 1
 }
 has_java_17() {
     local java=java major

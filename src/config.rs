@@ -11,6 +11,11 @@ use serde::{Deserialize, Deserializer};
 
 use crate::values::duration_ms;
 
+/// Partitions of a topic.
+const PARTITIONS_MAX: i32 = 10_000;
+/// Of any bound on memory, in its own unit (MiB, KiB).
+const MEMORY_MAX: usize = 1 << 20;
+
 /// See docs/configuration.md.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -81,6 +86,8 @@ pub struct Activity {
     #[serde(deserialize_with = "duration")]
     pub session_gap: i64,
     #[serde(deserialize_with = "duration")]
+    pub idle: i64,
+    #[serde(deserialize_with = "duration")]
     pub future_max: i64,
     /// By source; `default` for all that are not named.
     pub sources: BTreeMap<String, Source>,
@@ -93,6 +100,7 @@ impl Default for Activity {
             dimensions: config.dimensions.iter().map(|dimension| dimension.name().to_owned()).collect(),
             sessions: config.sessions,
             session_gap: config.session_gap_ms,
+            idle: config.idle_ms,
             future_max: config.future_ms_max,
             sources: BTreeMap::new(),
         }
@@ -122,10 +130,34 @@ impl Config {
         let Some(path) = path else { return Ok(Self::default()) };
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-        toml::from_str(&text).map_err(|error| {
+        let config: Self = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(0, |span| text[..span.start].lines().count().max(1));
             anyhow::anyhow!("{} line {line}: {}", path.display(), error.message())
-        })
+        })?;
+        config.check().with_context(|| format!("the configuration file {} cannot be used", path.display()))?;
+        Ok(config)
+    }
+
+    /// Refuses what cannot work, naming the field.
+    fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            (1..=PARTITIONS_MAX).contains(&self.partitions.0),
+            "partitions is {}: it must be 1 to {PARTITIONS_MAX}",
+            self.partitions.0
+        );
+        for (name, value) in [
+            ("stores_mib", self.memory.stores_mib),
+            ("store_cache_mib", self.memory.store_cache_mib),
+            ("prefetch_kib", self.memory.prefetch_kib),
+        ] {
+            anyhow::ensure!(
+                (1..=MEMORY_MAX).contains(&value),
+                "memory.{name} is {value}: it must be 1 to {MEMORY_MAX}"
+            );
+        }
+        self.commit_options()?;
+        self.activity_config()?;
+        Ok(())
     }
 
     pub fn commit_options(&self) -> anyhow::Result<CommitOptions> {
@@ -147,6 +179,7 @@ impl Config {
         let mut config = ActivityConfig {
             sessions: self.activity.sessions,
             session_gap_ms: self.activity.session_gap,
+            idle_ms: self.activity.idle,
             future_ms_max: self.activity.future_max,
             ..ActivityConfig::default()
         };
@@ -187,6 +220,31 @@ mod tests {
         assert_eq!(activity.source("anything").size_ms, 3_600_000);
         assert_eq!(activity.source("anything").grace_ms, None);
         assert_eq!(activity.source("git").size_ms, 86_400_000);
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let text = include_str!("../docs/configuration.md");
+        let (_, rest) = text.split_once("```toml\n").expect("a block of TOML");
+        let (block, _) = rest.split_once("```").expect("the block ends");
+        let (documented, default): (Config, _) = (toml::from_str(block).expect("valid"), Config::default());
+        documented.check().expect("it can be used");
+        assert_eq!(documented.activity_config().expect("valid"), default.activity_config().expect("valid"));
+        let shown = |config: &Config| format!("{:?} {:?} {:?}", config.partitions, config.commit, config.memory);
+        assert_eq!(shown(&documented), shown(&default));
+    }
+
+    #[test]
+    fn bounds_are_checked() {
+        for text in [
+            "partitions = 0",
+            "[memory]\nstores_mib = 0",
+            "[commit]\nrecords_max = 0",
+            "[activity]\nsession_gap = \"0s\"",
+        ] {
+            let config: Config = toml::from_str(text).expect("valid TOML");
+            assert!(config.check().is_err(), "{text}");
+        }
     }
 
     #[test]

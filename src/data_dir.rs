@@ -1,16 +1,18 @@
 //! The data folder: the embedded log, the services' stores, and who is using them.
 //!
 //! ```text
-//! DIR/lock            held by the process that runs `engram up`
-//! DIR/up.json         its process id and HTTP address, while it runs
+//! DIR/lock            held by `engram up`, or by a command that writes while none runs
+//! DIR/up.json         process id, HTTP address and token of the `engram up` that holds it
 //! DIR/instance        a name made once, by which a restarted process is known to the log
 //! DIR/log/            the embedded log
-//! DIR/stores/SERVICE/PARTITION/   RocksDB of a task
+//! DIR/stores/LOG/SERVICE/PARTITION/   RocksDB of a task; LOG is `embedded`, or `kafka-` and the cluster's id
 //! ```
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -19,14 +21,28 @@ pub struct DataDir {
     path: PathBuf,
 }
 
+/// How long the holder of the folder is waited for: another command that only looks, or one that is just coming up.
+const BRIEF: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(10);
+
 /// What `up.json` says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunningProcess {
     pub pid: u32,
     pub http: SocketAddr,
+    /// Shows that a request comes from one who may read the folder, and means this very process.
+    pub token: String,
 }
 
-/// The lock of a running `engram up`; released when dropped or when the process ends, however it ends.
+/// Who has the folder.
+pub enum Holder {
+    Nobody,
+    /// An `engram up` that does not serve yet, or a command that writes.
+    Busy,
+    Running(RunningProcess),
+}
+
+/// The folder's lock; released when dropped or when the process ends, however it ends.
 pub struct Held {
     _lock: File,
     run_file: PathBuf,
@@ -47,8 +63,9 @@ impl DataDir {
         &self.path
     }
 
-    pub fn stores(&self, service: &str) -> PathBuf {
-        self.path.join("stores").join(service)
+    /// The folder of a service's stores. Each log has its own, so that a folder may serve several.
+    pub fn stores(&self, log_id: &str, service: &str) -> PathBuf {
+        self.path.join("stores").join(log_id).join(service)
     }
 
     pub fn has_log(&self) -> bool {
@@ -70,31 +87,59 @@ impl DataDir {
             .write(true)
             .open(&path)
             .with_context(|| format!("cannot open {}: give another data folder with --data", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Held { _lock: lock, run_file: self.path.join("up.json") }),
-            Err(TryLockError::WouldBlock) => {
-                let holder = self.read_run_file().map_or_else(String::new, |run| format!(" (process {})", run.pid));
-                anyhow::bail!(
-                    "the data folder {} is in use by another 'engram up'{holder}: stop it, or give another with --data",
-                    self.path.display()
-                )
+        let until = Instant::now() + BRIEF;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // Whoever asks for the holder has the lock for a moment.
+                Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOOK),
+                Err(TryLockError::WouldBlock) => {
+                    let holder = self.read_run_file().map_or_else(String::new, |run| format!(" (process {})", run.pid));
+                    anyhow::bail!(
+                        "the data folder {} is in use by another engram{holder}: stop it first, or give another with --data",
+                        self.path.display()
+                    )
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
             }
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
+        let held = Held { _lock: lock, run_file: self.path.join("up.json") };
+        // Of one that was killed: its address may be another's by now.
+        let _ = std::fs::remove_file(&held.run_file);
+        Ok(held)
     }
 
-    pub fn write_run_file(&self, http: SocketAddr) -> anyhow::Result<()> {
-        let run = RunningProcess { pid: std::process::id(), http };
-        let path = self.path.join("up.json");
-        std::fs::write(&path, serde_json::to_vec(&run)?).with_context(|| format!("cannot write {}", path.display()))
+    /// Tells other commands where this process is, and gives them its token. Only the folder's owner may read it.
+    pub fn write_run_file(&self, http: SocketAddr, token: &str) -> anyhow::Result<()> {
+        let run = RunningProcess { pid: std::process::id(), http, token: token.to_owned() };
+        let (new, path) = (self.path.join("up.json.new"), self.path.join("up.json"));
+        let write = || {
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(true).write(true);
+            #[cfg(unix)]
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            options.open(&new)?.write_all(&serde_json::to_vec(&run)?)?;
+            std::fs::rename(&new, &path)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Who has the folder at this moment.
+    pub fn holder(&self) -> Holder {
+        let Ok(lock) = File::open(self.path.join("lock")) else { return Holder::Nobody };
+        match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => self.read_run_file().map_or(Holder::Busy, Holder::Running),
+            _ => Holder::Nobody,
+        }
     }
 
     /// The `engram up` that holds the folder, if one does.
     pub fn running(&self) -> Option<RunningProcess> {
-        let lock = File::open(self.path.join("lock")).ok()?;
-        match lock.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => self.read_run_file(),
-            _ => None,
+        match self.holder() {
+            Holder::Running(running) => Some(running),
+            Holder::Nobody | Holder::Busy => None,
         }
     }
 

@@ -1,8 +1,11 @@
 //! The one place where concrete types meet: which log, which registry, which services.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use engram_connectors::http;
 use engram_pipeline::log::Log;
 use engram_pipeline::log::LogError;
 use engram_pipeline::log::embedded::{EmbeddedLog, Forward};
@@ -16,7 +19,10 @@ use engram_schemas::registry::http::HttpRegistry;
 
 use crate::cli::Global;
 use crate::config::Config;
-use crate::data_dir::{DataDir, RunningProcess};
+use crate::data_dir::{DataDir, Held, Holder, RunningProcess};
+
+/// How long a command that writes waits for another one, or for an `engram up` that is just starting.
+const BUSY_MAX: Duration = Duration::from_secs(10);
 
 /// The names of all services.
 pub const SERVICES: &[&str] = &[activity::NAME];
@@ -46,8 +52,8 @@ fn no_service(name: &str) -> String {
 pub enum Access {
     Read,
     Write,
-    /// Runs services: the folder must be held.
-    Run,
+    /// The caller holds the folder.
+    Held,
 }
 
 /// A log with its registry, as the command line asks for them.
@@ -58,13 +64,15 @@ pub struct Connection {
     pub data: DataDir,
     /// The embedded log, where this process is its owner and serves it to others.
     pub owned: Option<Arc<EmbeddedLog>>,
+    /// Last, so that it is given back after the log: of a command that writes while no `engram up` runs.
+    _held: Option<Held>,
 }
 
 impl Connection {
     pub fn open(global: &Global, access: Access) -> anyhow::Result<Self> {
         let config = Config::load(global.config.as_deref())?;
         let data = DataDir::new(&global.data);
-        let mut owned = None;
+        let (mut owned, mut held) = (None, None);
         let log: Arc<dyn Log> = match &global.brokers {
             Some(brokers) => {
                 let mut options = KafkaOptions::new(brokers);
@@ -73,7 +81,9 @@ impl Connection {
                 Arc::new(KafkaLog::connect(options)?)
             }
             None => {
-                let log = Arc::new(embedded(&data, access)?);
+                let (log, lock) = embedded(&data, access)?;
+                let log = Arc::new(log);
+                held = lock;
                 owned = Some(Arc::clone(&log));
                 log
             }
@@ -82,40 +92,86 @@ impl Connection {
             Some(url) => Arc::new(HttpRegistry::new(url)?),
             None => Arc::new(LogRegistry::new(Arc::clone(&log))),
         };
-        Ok(Self { log, registry, config, data, owned })
+        Ok(Self { log, registry, config, data, owned, _held: held })
+    }
+
+    /// The folder of a service's stores.
+    pub fn stores(&self, service: &str) -> anyhow::Result<PathBuf> {
+        Ok(self.data.stores(&self.log.id()?, service))
     }
 }
 
-fn embedded(data: &DataDir, access: Access) -> anyhow::Result<EmbeddedLog> {
-    if access == Access::Read {
-        anyhow::ensure!(
-            data.has_log(),
-            "there is no log in {}: start with 'engram ingest git PATH' or 'engram up', or give --data or --brokers",
-            data.path().display()
-        );
+/// Commands for one that runs on this machine: past any proxy, and never waiting for ever.
+pub fn local_agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .proxy(None)
+        .timeout_connect(Some(Duration::from_secs(5)))
+        .timeout_recv_response(Some(Duration::from_secs(60)))
+        .build()
+        .into()
+}
+
+/// Refuses a folder that has no embedded log.
+pub fn check_has_log(data: &DataDir) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        data.has_log(),
+        "there is no log in {}: start with 'engram ingest git PATH' or 'engram up', or give --data or --brokers",
+        data.path().display()
+    );
+    Ok(())
+}
+
+fn embedded(data: &DataDir, access: Access) -> anyhow::Result<(EmbeddedLog, Option<Held>)> {
+    let beside = |forward: Arc<dyn Forward>| Ok((EmbeddedLog::open_beside(data.path(), forward)?, None));
+    let own = || EmbeddedLog::open(data.path()).context(format!("cannot open the log in {}", data.path().display()));
+    match access {
+        Access::Held => Ok((own()?, None)),
+        Access::Read => {
+            check_has_log(data)?;
+            match data.running() {
+                Some(running) => beside(Arc::new(Forwarded(running, local_agent()))),
+                None => beside(Arc::new(ReadOnly)),
+            }
+        }
+        Access::Write => {
+            let until = Instant::now() + BUSY_MAX;
+            while matches!(data.holder(), Holder::Busy) && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            if let Some(running) = data.running() {
+                return beside(Arc::new(Forwarded(running, local_agent())));
+            }
+            let held = data.hold()?;
+            Ok((own()?, Some(held)))
+        }
     }
-    if let Some(running) = data.running().filter(|_| access != Access::Run) {
-        return Ok(EmbeddedLog::open_beside(data.path(), Arc::new(Forwarded(running)))?);
-    }
-    if access == Access::Read {
-        return Ok(EmbeddedLog::open_beside(data.path(), Arc::new(ReadOnly))?);
-    }
-    data.create()?;
-    EmbeddedLog::open(data.path()).context(format!("cannot open the log in {}", data.path().display()))
 }
 
 /// Writes go to the process that owns the log.
-struct Forwarded(RunningProcess);
+struct Forwarded(RunningProcess, ureq::Agent);
 
 impl Forward for Forwarded {
     fn forward(&self, request: &[u8]) -> Result<Vec<u8>, LogError> {
-        let url = format!("http://{}{}", self.0.http, engram_connectors::http::LOG_PATH);
-        let unreachable = |error: ureq::Error| LogError::Unreachable {
-            address: url.clone(),
-            reason: format!("the 'engram up' of this data folder (process {}) does not answer: {error}", self.0.pid),
+        let Self(running, agent) = self;
+        let url = format!("http://{}{}", running.http, http::LOG_PATH);
+        let failed = |error: ureq::Error| match error {
+            ureq::Error::StatusCode(404) => LogError::Refused(
+                "the 'engram up' of this data folder runs on Apache Kafka: give its --brokers here too".to_owned(),
+            ),
+            ureq::Error::StatusCode(403) => LogError::Refused(format!(
+                "another process than the 'engram up' of this data folder answers at {}: try again",
+                running.http
+            )),
+            error => LogError::Unreachable {
+                address: url.clone(),
+                reason: format!(
+                    "the 'engram up' of this data folder (process {}) does not answer: {error}",
+                    running.pid
+                ),
+            },
         };
-        let mut response = ureq::post(&url).send(request).map_err(unreachable)?;
-        response.body_mut().with_config().limit(u64::MAX).read_to_vec().map_err(unreachable)
+        let mut response = agent.post(&url).header(http::TOKEN_HEADER, &running.token).send(request).map_err(failed)?;
+        response.body_mut().with_config().limit(u64::MAX).read_to_vec().map_err(failed)
     }
 }
 

@@ -204,7 +204,7 @@ fn a_damaged_store_is_left_as_it_is_and_can_be_rebuilt() {
     let (_folder, engram) = with_events();
     let windows = engram.json(&["state", "range", "activity", "windows"]);
     assert!(!windows.is_empty());
-    let stores = engram.data().join("stores/activity");
+    let stores = engram.data().join("stores/embedded/activity");
     for task in std::fs::read_dir(&stores).expect("a folder") {
         std::fs::write(task.expect("an entry").path().join("CURRENT"), "nonsense\n").expect("writable");
     }

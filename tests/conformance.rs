@@ -37,7 +37,7 @@ fn apache_kafka_conforms() {
 ///
 /// `ENGRAM_SEED` replays the random ones; a failure tells their seed.
 fn check(log: &dyn Log, unique: &str, threads: usize) {
-    let seed = match std::env::var("ENGRAM_SEED") {
+    let seed: u64 = match std::env::var("ENGRAM_SEED") {
         Ok(seed) => seed.parse().expect("ENGRAM_SEED is a number"),
         Err(_) => rand::random(),
     };

@@ -24,6 +24,7 @@ use engram_schemas::manifest::Manifest;
 use engram_schemas::registry::Registry;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use serde_json::Value;
 use support::engram::{Engram, Up};
 use support::kafka::Kafka;
 use support::wait_until;
@@ -233,8 +234,8 @@ fn nothing_lost_and_nothing_twice_whatever_is_killed() {
     bed.log.create_topics(&[topic]).expect("created");
 
     let (allowed, written, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let stores: Vec<_> =
-        (0..PARTITIONS).map(|task| engram.data().join("stores/activity").join(task.to_string())).collect();
+    let service = engram.data().join("stores").join(bed.log.id().expect("the cluster has an id")).join("activity");
+    let stores: Vec<_> = (0..PARTITIONS).map(|task| service.join(task.to_string())).collect();
     let mut births = Vec::new();
     let mut restored_most = 0;
     let expected = std::thread::scope(|scope| {
@@ -279,6 +280,7 @@ fn nothing_lost_and_nothing_twice_whatever_is_killed() {
     assert_eq!(stores.iter().map(|store| birth(store)).collect::<Vec<_>>(), births, "a store was wiped");
 
     check_outputs(&bed, &expected);
+    check_state(&engram, &expected);
     let changelog_records = check_manifests_and_stores(&bed, &stores);
     println!("a restart restored at most {restored_most} of {changelog_records} changelog records");
 }
@@ -321,6 +323,31 @@ fn check_outputs(bed: &Bed, expected: &Expected) {
         assert_eq!(bed.records("dead-letters", partition).len(), 0);
     }
     println!("{} windows and {} sessions are right", windows.len(), sessions.len());
+}
+
+/// The stores are the fold of the inputs.
+fn check_state(engram: &Engram, expected: &Expected) {
+    let entries = |store: &str| engram.json(&["state", "range", "activity", store, "--limit", "1000000000"]);
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let number = |value: &Value| value.as_i64().expect("a number");
+    let windows: BTreeMap<_, _> = entries("windows")
+        .iter()
+        .map(|entry| (&entry["key"], &entry["value"]))
+        .map(|(key, value)| {
+            let id = (text(&key["dimension"]), text(&key["key"]), number(&key["window_start"]));
+            (id, (number(&value["count"]), number(&value["first_ts"]), number(&value["last_ts"])))
+        })
+        .collect();
+    assert!(windows == expected.windows, "the stored windows are not those of the inputs");
+    let sessions: BTreeMap<_, _> = entries("sessions")
+        .iter()
+        .map(|entry| (&entry["key"], &entry["value"]))
+        .map(|(key, value)| {
+            let id = (text(&key["user"]), number(&key["session_start"]));
+            (id, (number(&value["session_end"]), number(&value["count"])))
+        })
+        .collect();
+    assert_eq!(sessions, expected.sessions(), "stored sessions");
 }
 
 /// Each task's manifests are one unbroken chain over its inputs, from the first offset to the end, and its store is the
@@ -369,7 +396,9 @@ fn check_manifests_and_stores(bed: &Bed, stores: &[std::path::PathBuf]) -> usize
             }
         }
         // What only the files know: how far they are.
-        stored.remove([&[META][..], b"position"].concat().as_slice());
+        for key in [&b"position"[..], b"written"] {
+            stored.remove([&[META][..], key].concat().as_slice());
+        }
         assert_eq!(stored.len(), folded.len(), "task {partition}: entries");
         let differing: BTreeSet<_> = stored.iter().filter(|(key, value)| folded.get(*key) != Some(value)).collect();
         assert!(differing.is_empty(), "task {partition}: {} entries differ", differing.len());

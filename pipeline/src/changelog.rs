@@ -4,9 +4,11 @@
 //! prefix, then key), its value the entry's, null if deleted. One topic keeps the commit cheap (one partition more in the
 //! transaction, not one a store) and the stores of a task at one position.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::log::{Log, LogError, TopicPartition};
+use crate::clock;
+use crate::log::{Log, LogError, TOMBSTONE_RETENTION_MS, TopicPartition};
 use crate::store::{Changes, Files, StoreError};
 
 /// Records fetched at once while reading a changelog.
@@ -38,7 +40,12 @@ pub struct Restored {
 /// SUBTLE: the end is the high watermark, not the last stable offset. The former owner's last commit may already show in
 /// the group's positions while its marker has not yet reached the changelog; stopping at the stable offset would start
 /// from state older than the positions. So this waits until no transaction is open before that watermark.
-pub fn restore(log: &dyn Log, partition: &TopicPartition, files: &Files) -> Result<Restored, StoreError> {
+pub fn restore(
+    log: &dyn Log,
+    partition: &TopicPartition,
+    files: &Files,
+    stop: &AtomicBool,
+) -> Result<Restored, StoreError> {
     let start = files.position()?;
     let range = log.offsets(std::slice::from_ref(partition))?[0];
     if start > range.end {
@@ -51,9 +58,25 @@ pub fn restore(log: &dyn Log, partition: &TopicPartition, files: &Files) -> Resu
             ),
         });
     }
+    if start < range.end
+        && let Some(written_ms) = files.written_ms()?
+        && clock::now_ms() - written_ms > TOMBSTONE_RETENTION_MS / 2
+    {
+        return Err(StoreError::Damaged {
+            path: files.path().display().to_string(),
+            reason: format!(
+                "it was written last on {} ms since the epoch, so long ago that what was deleted since may no longer be told \
+                 by its changelog; move that folder away and start again: it is rebuilt from its changelog",
+                written_ms
+            ),
+        });
+    }
     let mut restored = Restored { records: 0, bytes: 0, position: start };
     let mut changes = Changes::default();
     let position = read(log, partition, start.max(range.first), range.end, |offset, key, value| {
+        if stop.load(Ordering::Relaxed) {
+            return Err(LogError::failed(format!("cannot restore from {partition}"), "told to stop").into());
+        }
         restored.records += 1;
         restored.bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
         changes.set(key, value);

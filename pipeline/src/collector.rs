@@ -79,19 +79,21 @@ impl Collector {
         }
     }
 
+    /// `timestamp_ms` of `None` is the moment of writing.
     pub fn emit(
         &mut self,
         output: usize,
         partition: i32,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
+        timestamp_ms: Option<i64>,
     ) -> Result<(), LogError> {
         let Output { topic, event } = &self.outputs[output];
         self.digest.update(&(output as u32).to_be_bytes());
         self.digest.update(&partition.to_be_bytes());
         digest_bytes(&mut self.digest, key);
         digest_bytes(&mut self.digest, value);
-        let record = NewRecord { topic, partition, timestamp_ms: None, key, value, headers: &[] };
+        let record = NewRecord { topic, partition, timestamp_ms, key, value, headers: &[] };
         let mut producer = self.producer.borrow_mut();
         match event {
             None => producer.write(&record, false)?,

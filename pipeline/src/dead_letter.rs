@@ -18,9 +18,21 @@ pub const TOPIC: &str = "dead-letters";
 /// The largest key and value together that a processor is given; larger records are dead letters.
 pub const RECORD_BYTES_MAX: usize = 10 << 20;
 
+/// The largest letter: what a producer hands over, less what a batch takes for itself. A record that does not fit into one
+/// (twice its key, its value and its headers) is named by its place only.
+const LETTER_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (1 << 20);
+
 /// The topic as it is created: it must take every record that an input can hold.
 pub fn topic_spec(partitions: i32) -> TopicSpec {
     TopicSpec { name: TOPIC.to_owned(), partitions, cleanup: Cleanup::Keep, max_message_bytes: MESSAGE_BYTES_MAX }
+}
+
+fn size(record: &RecordRef<'_>, headers: &[crate::log::Header]) -> usize {
+    let header = |header: &crate::log::Header| header.key.len() + header.value.as_ref().map_or(0, Vec::len) + 16;
+    // The key is the letter's own too.
+    2 * record.key.map_or(0, <[u8]>::len)
+        + record.value.map_or(0, <[u8]>::len)
+        + headers.iter().map(header).sum::<usize>()
 }
 
 /// Why a record is a dead letter.
@@ -62,17 +74,26 @@ impl DeadLetters {
         tracing::warn!(%place, offset = record.offset, cause = cause.code, detail = cause.detail, "dead letter");
         metrics::counter!("engram_dead_letters_total", "service" => self.service.clone(), "cause" => cause.code.to_owned())
             .increment(1);
+        let size = size(&record, &headers);
+        let is_whole = size <= LETTER_BYTES_MAX;
+        let detail = if is_whole {
+            cause.detail.to_owned()
+        } else {
+            format!("{}; the letter would be {size} bytes, so read the record at its place", cause.detail)
+        };
+        let (key, value) = if is_whole { (record.key, record.value) } else { (None, None) };
+        let headers = if is_whole { headers } else { Vec::new() };
         let letter = DeadLetter {
             service: self.service.clone(),
             topic: place.topic.to_string(),
             partition: place.partition,
             offset: record.offset,
             timestamp: record.timestamp_ms,
-            key: record.key.map(<[u8]>::to_vec),
-            value: record.value.map(<[u8]>::to_vec),
+            key: key.map(<[u8]>::to_vec),
+            value: value.map(<[u8]>::to_vec),
             headers: headers.into_iter().map(|header| Header { key: header.key, value: header.value }).collect(),
             cause: cause.code.to_owned(),
-            detail: cause.detail.to_owned(),
+            detail,
             time: clock::now_ms(),
         };
         self.encoder
@@ -82,7 +103,7 @@ impl DeadLetters {
             topic: TOPIC,
             partition: self.partition,
             timestamp_ms: None,
-            key: record.key,
+            key,
             value: Some(&self.buffer),
             headers: &[("ce_specversion", b"1.0"), ("ce_type", b"engram.pipeline.DeadLetter")],
         };

@@ -21,9 +21,11 @@ pub struct Service {
     pub topics: Vec<TopicSpec>,
     /// The stores of each task, by the index that `Context::store` takes.
     pub stores: Vec<StoreSpec>,
-    /// Makes the processor of one task.
-    pub processor: Box<dyn Fn(&TaskSetup) -> Result<Box<dyn Processor>, ProcessError> + Send + Sync>,
+    pub processor: MakeProcessor,
 }
+
+/// Makes the processor of one task.
+pub type MakeProcessor = Box<dyn Fn(&TaskSetup) -> Result<Box<dyn Processor>, ProcessError> + Send + Sync>;
 
 /// A topic that a service writes.
 #[derive(Debug, Clone)]
@@ -95,12 +97,19 @@ impl Context<'_> {
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<(), ProcessError> {
-        Ok(self.collector.emit(output, partition, Some(key), value)?)
+        Ok(self.collector.emit(output, partition, Some(key), value, None)?)
+    }
+
+    /// Emits an input's key and value into another partition, with the time at which it was written: there it is taken in
+    /// its order among the others.
+    pub fn pass_on(&mut self, output: usize, partition: i32, input: &Input<'_>) -> Result<(), ProcessError> {
+        let record = &input.record;
+        Ok(self.collector.emit(output, partition, record.key, record.value, Some(record.timestamp_ms))?)
     }
 
     /// Emits with everything given, nulls too: for processors that pass records on as they are.
     pub fn forward(&mut self, output: usize, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), ProcessError> {
-        Ok(self.collector.emit(output, self.partition, key, value)?)
+        Ok(self.collector.emit(output, self.partition, key, value, None)?)
     }
 
     /// What changed in a store since the last commit goes out as one record each, through `emit`: (key, new value).
@@ -136,7 +145,7 @@ pub struct Emitter<'a> {
 impl Emitter<'_> {
     /// As `Context::emit`.
     pub fn emit(&mut self, output: usize, key: &[u8], value: Option<&[u8]>) -> Result<(), ProcessError> {
-        Ok(self.collector.emit(output, self.partition, Some(key), value)?)
+        Ok(self.collector.emit(output, self.partition, Some(key), value, None)?)
     }
 
     /// As `Context::emit_to`.
@@ -147,7 +156,7 @@ impl Emitter<'_> {
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<(), ProcessError> {
-        Ok(self.collector.emit(output, partition, Some(key), value)?)
+        Ok(self.collector.emit(output, partition, Some(key), value, None)?)
     }
 }
 

@@ -69,7 +69,14 @@ impl LogRegistry {
         let started = Instant::now();
         while inner.position < end {
             let reader = inner.reader.as_mut().expect("made above");
-            let fetched = reader.fetch(0, 500)?;
+            // What a failed fetch leaves unread must not be passed over: the next reader begins anew.
+            let fetched = match reader.fetch(0, 500) {
+                Ok(fetched) => fetched,
+                Err(error) => {
+                    inner.reader = None;
+                    return Err(error);
+                }
+            };
             if fetched.records.is_none() && fetched.end.is_none() {
                 if started.elapsed() > SYNC_MAX {
                     inner.reader = None;
@@ -103,7 +110,7 @@ impl LogRegistry {
             let options = ProducerOptions { client_id: "engram-registry".to_owned(), transactional_id: None };
             inner.producer = Some(self.log.producer(&options)?);
         }
-        let producer = inner.producer.as_mut().expect("made above");
+        let mut producer = inner.producer.take().expect("made above");
         for Append { key, value } in records {
             let record = NewRecord {
                 topic: TOPIC,
@@ -115,14 +122,15 @@ impl LogRegistry {
             };
             producer.write(&record, false)?;
         }
-        producer.flush().map(|_| ())
+        producer.flush()?;
+        // One that has failed is not used again.
+        inner.producer = Some(producer);
+        Ok(())
     }
 
-    fn change(&self, records: impl Fn(&State) -> Result<Vec<Append>, RegistryError>) -> Result<(), RegistryError> {
-        let mut inner = self.current()?;
-        let records = records(&inner.state)?;
-        self.append(&mut inner, &records).map_err(unreachable)?;
-        self.sync(&mut inner).map_err(unreachable)
+    fn change(&self, inner: &mut Inner, records: &[Append]) -> Result<(), RegistryError> {
+        self.append(inner, records).map_err(unreachable)?;
+        self.sync(inner).map_err(unreachable)
     }
 }
 
@@ -132,10 +140,7 @@ impl Registry for LogRegistry {
         for _ in 0..TRIES_MAX {
             match inner.state.plan_register(subject, schema)? {
                 Plan::Existing(id) => return Ok(id),
-                Plan::Append(record) => {
-                    self.append(&mut inner, &[record]).map_err(unreachable)?;
-                    self.sync(&mut inner).map_err(unreachable)?;
-                }
+                Plan::Append(record) => self.change(&mut inner, &[record])?,
             }
         }
         Err(RegistryError::Unreachable {
@@ -176,13 +181,17 @@ impl Registry for LogRegistry {
     }
 
     fn set_compatibility(&self, subject: Option<&str>, level: Level) -> Result<(), RegistryError> {
-        self.change(|state| Ok(vec![state.plan_compatibility(subject, level)]))
+        let mut inner = self.current()?;
+        let record = inner.state.plan_compatibility(subject, level);
+        self.change(&mut inner, &[record])
     }
 
     fn delete_subject(&self, subject: &str, permanent: bool) -> Result<Vec<u32>, RegistryError> {
-        let state = &self.current()?.state;
+        let mut inner = self.current()?;
+        let state = &inner.state;
         let versions = if permanent { state.retained_versions(subject) } else { state.versions(subject) };
-        self.change(|state| state.plan_delete(subject, permanent))?;
+        let records = state.plan_delete(subject, permanent)?;
+        self.change(&mut inner, &records)?;
         Ok(versions)
     }
 }

@@ -73,7 +73,12 @@ pub fn prepare_topics(log: &dyn Log, service: &Service, partitions: i32) -> Resu
 pub struct Running {
     name: &'static str,
     stop: Arc<AtomicBool>,
-    workers: Vec<(Arc<WorkerStatus>, JoinHandle<Result<(), ProcessError>>)>,
+    workers: Vec<Worker>,
+}
+
+struct Worker {
+    status: Arc<WorkerStatus>,
+    thread: JoinHandle<Result<(), ProcessError>>,
 }
 
 impl Running {
@@ -92,7 +97,7 @@ impl Running {
                 .name(format!("{}-{number}", options.service.name))
                 .spawn(move || worker::run(&options))
                 .map_err(|error| LogError::failed("cannot start a worker's thread", error))?;
-            running.workers.push((status, thread));
+            running.workers.push(Worker { status, thread });
         }
         Ok(running)
     }
@@ -102,25 +107,26 @@ impl Running {
     }
 
     pub fn workers(&self) -> Vec<Snapshot> {
-        self.workers.iter().map(|(status, _)| status.snapshot()).collect()
+        self.workers.iter().map(|worker| worker.status.snapshot()).collect()
     }
 
     /// Every worker has had nothing to do for at least `ms`.
     pub fn is_idle(&self, ms: i64) -> bool {
-        self.workers.iter().all(|(status, _)| status.snapshot().idle_ms.is_some_and(|idle_ms| idle_ms >= ms))
+        self.workers.iter().all(|worker| worker.status.snapshot().idle_ms.is_some_and(|idle_ms| idle_ms >= ms))
     }
 
     /// Some worker has ended, which none does unless it was told to or has failed.
     pub fn has_failed(&self) -> bool {
-        self.workers.iter().any(|(status, thread)| status.has_ended() || thread.is_finished())
+        self.workers.iter().any(|worker| worker.status.has_ended() || worker.thread.is_finished())
     }
 
     /// Tells the workers to commit and stop, and waits for them. The first error is returned.
     pub fn stop(self) -> Result<(), ProcessError> {
         self.stop.store(true, Ordering::Relaxed);
         let mut outcome = Ok(());
-        for (_, thread) in self.workers {
-            let ended = thread
+        for worker in self.workers {
+            let ended = worker
+                .thread
                 .join()
                 .unwrap_or_else(|_| Err(LogError::failed("a worker has panicked", "see the message above").into()));
             outcome = outcome.and(ended);

@@ -11,6 +11,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use engram_schemas::codec::Encoder;
 use engram_schemas::manifest::Manifest;
@@ -38,6 +39,8 @@ pub struct TaskOptions<'a> {
     pub partitions: i32,
     /// Partitions of the dead-letter topic.
     pub dead_letter_partitions: i32,
+    /// Breaks a restore off.
+    pub stop: &'a AtomicBool,
 }
 
 pub struct Task {
@@ -77,7 +80,7 @@ impl Task {
         let files = Arc::new(Files::open(&options.stores.join(partition.to_string()), options.budget)?);
         let changelog_topic = changelog::topic(service.name);
         let changelog_partition = TopicPartition::new(changelog_topic.as_str(), partition);
-        let restored = changelog::restore(options.log, &changelog_partition, &files)?;
+        let restored = changelog::restore(options.log, &changelog_partition, &files, options.stop)?;
         let last = match files.get(LastCommit::KEY)? {
             None => LastCommit::default(),
             Some(bytes) => LastCommit::from_bytes(&bytes).ok_or_else(|| StoreError::Damaged {

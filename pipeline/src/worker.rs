@@ -29,6 +29,8 @@ use crate::task::{Task, TaskOptions};
 const FETCH_RECORDS_MAX: usize = 1_000;
 /// A task's input queue is filled up again when it holds fewer records than this.
 const QUEUE_RECORDS_MIN: usize = 1_000;
+/// Nor is it while it holds so many bytes: one fetch more is at most what the log's client has read ahead.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// Records of one task between two looks at the group and the other tasks.
 const SLICE_RECORDS: usize = 1_000;
 /// Longest wait for records; the group is served at least this often.
@@ -131,6 +133,8 @@ fn may_pass(error: &ProcessError) -> bool {
     match error {
         ProcessError::Retry(_) => true,
         ProcessError::Log(error) | ProcessError::Store(StoreError::Log(error)) => log(error),
+        // By a worker of this process that is about to give it back: `up` has the folder for itself.
+        ProcessError::Store(StoreError::InUse { .. }) => true,
         ProcessError::Store(_) | ProcessError::Reject { .. } => false,
     }
 }
@@ -211,7 +215,8 @@ impl<'a> Worker<'a> {
         let mut processed = 0;
         for (index, task) in self.tasks.iter_mut().enumerate() {
             for input in 0..inputs {
-                if task.queues()[input].buffered() < QUEUE_RECORDS_MIN {
+                let queue = &task.queues()[input];
+                if queue.buffered() < QUEUE_RECORDS_MIN && queue.buffered_bytes() < QUEUE_BYTES_MAX {
                     let fetched = self.consumer.fetch(index * inputs + input, FETCH_RECORDS_MAX)?;
                     task.add(input, fetched);
                 }
@@ -300,6 +305,7 @@ impl<'a> Worker<'a> {
     fn tell(&self, records: u64, took: Duration) {
         let service = self.options.service.name;
         self.options.status.committed(records);
+        self.options.status.trouble(None);
         metrics::counter!("engram_records_total", "service" => service).increment(records);
         metrics::counter!("engram_commits_total", "service" => service).increment(1);
         metrics::histogram!("engram_commit_seconds", "service" => service).record(took.as_secs_f64());
@@ -364,6 +370,7 @@ impl<'a> Worker<'a> {
                     cache_bytes_max: options.cache_bytes_max,
                     partitions: self.partitions,
                     dead_letter_partitions: self.dead_letter_partitions,
+                    stop: &options.stop,
                 },
             )?;
             options.status.restored(restored.records);

@@ -89,6 +89,28 @@ pub struct WindowDelta {
     pub last_ts: i64,
 }
 
+/// How far in event time a task has read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskClock {
+    #[serde(default)]
+    pub source: String,
+    pub task: i32,
+    #[serde(default)]
+    pub stream_time: Option<i64>,
+    #[serde(default)]
+    pub users: Option<i64>,
+}
+
+impl Event for TaskClock {
+    const NAME: &'static str = "engram.activity.TaskClock";
+    const SCHEMA: &'static str = include_str!("../avsc/engram.activity.TaskClock.avsc");
+
+    fn check(&self) -> Result<(), Invalid> {
+        self.stream_time.map_or(Ok(()), |time| check_time("stream_time", time))?;
+        self.users.map_or(Ok(()), |time| check_time("users", time))
+    }
+}
+
 impl Event for WindowDelta {
     const NAME: &'static str = "engram.activity.WindowDelta";
     const SCHEMA: &'static str = include_str!("../avsc/engram.activity.WindowDelta.avsc");

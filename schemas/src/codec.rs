@@ -1,22 +1,23 @@
 //! Events from and to framed values, one by one, through serde: no tree of generic values in between.
 //!
-//! Reading goes by the schema that the value was written with: fields are matched by name, those that the struct does
-//! not have are skipped, those that the value does not have get their default. That is Avro's schema resolution for what
-//! `FULL_TRANSITIVE` lets a schema become.
+//! A value that was written with the event's current schema is read straight into its struct. One that was written with
+//! another version goes through Avro's schema resolution first, by a tree of values: it is slower, and right for whatever
+//! compatibility rules let a schema become. Aliases are not followed, so the contract's schemas have none.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{self, Read};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use thiserror::Error;
 
 use crate::event::{Event, Invalid, subject};
 use crate::registry::{Registry, RegistryError};
-use crate::{SchemaId, intern, json, wire};
+use crate::{SchemaId, bounds, intern, json, wire};
 
 pub use crate::json::json_to_avro;
 
@@ -68,7 +69,18 @@ pub struct Decoder {
 /// What is known of a schema id.
 struct Written {
     name: Option<String>,
+    schema: &'static Schema,
     reader: GenericDatumReader<'static>,
+    /// How its values become events of the type of that name; made with the first.
+    way: Option<Way>,
+}
+
+/// How values become events.
+enum Way {
+    /// They were written with the event's own schema.
+    Straight,
+    /// By schema resolution.
+    Resolved(GenericDatumReader<'static>),
 }
 
 /// Why a value could not be read. All but `Registry` are the value's own fault.
@@ -122,13 +134,22 @@ impl Decoder {
             let found = written.name.clone().unwrap_or_else(|| "no record".to_owned());
             return Err(DecodeError::WrongSchema { id, found, expected: E::NAME });
         }
-        let event: E = written
-            .reader
-            .read_deser(&mut body)
-            .map_err(|error| DecodeError::Malformed { id, reason: error.to_string() })?;
-        if !body.is_empty() {
-            return Err(DecodeError::Trailing(body.len()));
+        if written.way.is_none() {
+            written.way = Some(Way::to::<E>(id, written.schema)?);
         }
+        let malformed = |error: apache_avro::Error| DecodeError::Malformed { id, reason: error.to_string() };
+        let event: E = match &written.way {
+            Some(Way::Resolved(reader)) => {
+                apache_avro::from_value(&read_whole(id, reader, body)?).map_err(malformed)?
+            }
+            _ => {
+                let event = written.reader.read_deser(&mut body).map_err(malformed)?;
+                if !body.is_empty() {
+                    return Err(DecodeError::Trailing(body.len()));
+                }
+                event
+            }
+        };
         event.check()?;
         Ok(event)
     }
@@ -141,13 +162,8 @@ impl Decoder {
 
     /// A framed value of any schema, as JSON for people; bytes are written as hexadecimal digits.
     pub fn decode_json(&mut self, value: &[u8]) -> Result<serde_json::Value, DecodeError> {
-        let (id, mut body) = wire::split(value).ok_or(DecodeError::NotFramed)?;
-        let read = self.written(id)?.reader.read_value(&mut body.by_ref());
-        let read = read.map_err(|error| DecodeError::Malformed { id, reason: error.to_string() })?;
-        if !body.is_empty() {
-            return Err(DecodeError::Trailing(body.len()));
-        }
-        Ok(json::from_avro(read))
+        let (id, body) = wire::split(value).ok_or(DecodeError::NotFramed)?;
+        Ok(json::from_avro(read_whole(id, &self.written(id)?.reader, body)?))
     }
 
     /// The ids of all schemas that were met, ascending.
@@ -155,27 +171,71 @@ impl Decoder {
         self.known.keys().copied().collect()
     }
 
-    fn written(&mut self, id: SchemaId) -> Result<&Written, DecodeError> {
+    fn written(&mut self, id: SchemaId) -> Result<&mut Written, DecodeError> {
         // Looked up twice where it is new; a single borrow would not let go in the other case.
         if !self.known.contains_key(&id.0) {
             let written = Written::load(&*self.registry, id)?;
             self.known.insert(id.0, written);
         }
-        Ok(&self.known[&id.0])
+        Ok(self.known.get_mut(&id.0).expect("inserted above"))
     }
 }
 
 impl Written {
     fn load(registry: &dyn Registry, id: SchemaId) -> Result<Self, DecodeError> {
         let schema = load_schema(registry, id)?;
-        let reader = GenericDatumReader::builder(schema)
-            .build()
-            .map_err(|error| DecodeError::UnusableSchema { id, reason: error.to_string() })?;
-        Ok(Self { name: intern::record_name(schema), reader })
+        let reader = GenericDatumReader::builder(schema).build().map_err(|error| unusable(id, error))?;
+        Ok(Self { name: intern::record_name(schema), schema, reader, way: None })
+    }
+}
+
+impl Way {
+    fn to<E: Event>(id: SchemaId, written: &'static Schema) -> Result<Self, DecodeError> {
+        let current = intern::parse(E::SCHEMA).expect("the contract's schemas parse");
+        if written.canonical_form() == current.canonical_form() {
+            return Ok(Self::Straight);
+        }
+        let reader = GenericDatumReader::builder(written).reader_schema(current).build();
+        reader.map(Self::Resolved).map_err(|error| unusable(id, error))
+    }
+}
+
+/// Reads a body, all of it.
+///
+/// SUBTLE: the generic reader takes the end of its input inside a string, a boolean or a union for a null, so that it has
+/// to be watched from below.
+fn read_whole(id: SchemaId, reader: &GenericDatumReader<'_>, body: &[u8]) -> Result<Avro, DecodeError> {
+    let mut input = Watched { rest: body, is_short: false };
+    let read =
+        reader.read_value(&mut input).map_err(|error| DecodeError::Malformed { id, reason: error.to_string() })?;
+    match input {
+        Watched { is_short: true, .. } => Err(DecodeError::Malformed { id, reason: "the body breaks off".to_owned() }),
+        Watched { rest: [], .. } => Ok(read),
+        Watched { rest, .. } => Err(DecodeError::Trailing(rest.len())),
+    }
+}
+
+struct Watched<'a> {
+    rest: &'a [u8],
+    /// More was asked for than there was.
+    is_short: bool,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.rest.read(buffer)?;
+        self.is_short |= read == 0 && !buffer.is_empty();
+        Ok(read)
     }
 }
 
 pub(crate) fn load_schema(registry: &dyn Registry, id: SchemaId) -> Result<&'static Schema, DecodeError> {
     let text = registry.schema(id)?.ok_or(DecodeError::UnknownSchema(id))?;
-    intern::parse(&text).map_err(|reason| DecodeError::UnusableSchema { id, reason })
+    let schema = intern::parse(&text).map_err(|reason| unusable(id, reason))?;
+    bounds::check(schema).map_err(|reason| unusable(id, reason))?;
+    Ok(schema)
+}
+
+pub(crate) fn unusable(id: SchemaId, reason: impl std::fmt::Display) -> DecodeError {
+    DecodeError::UnusableSchema { id, reason: reason.to_string() }
 }

@@ -11,7 +11,7 @@ use arrow::compute::concat_batches;
 use arrow_avro::reader::{Decoder, DecoderMode, ReaderBuilder};
 use arrow_avro::schema::{AvroSchema, Fingerprint, FingerprintAlgorithm, SchemaStore};
 
-use crate::codec::{DecodeError, load_schema};
+use crate::codec::{DecodeError, load_schema, unusable};
 use crate::event::Event;
 use crate::registry::Registry;
 use crate::{SchemaId, intern, wire};
@@ -143,8 +143,4 @@ impl BatchDecoder {
 fn decode_one(decoder: &mut Decoder, id: SchemaId, body: &[u8]) -> Result<(), DecodeError> {
     let read = decoder.decode(body).map_err(|error| DecodeError::Malformed { id, reason: error.to_string() })?;
     if read < body.len() { Err(DecodeError::Trailing(body.len() - read)) } else { Ok(()) }
-}
-
-fn unusable(id: SchemaId, error: impl std::fmt::Display) -> DecodeError {
-    DecodeError::UnusableSchema { id, reason: error.to_string() }
 }

@@ -17,6 +17,8 @@ use apache_avro::schema::{
     Aliases, DecimalSchema, EnumSchema, FixedSchema, InnerDecimalSchema, Name, RecordSchema, ResolvedSchema, UuidSchema,
 };
 
+/// So many reasons are told; more would only be long.
+const REASONS_MAX: usize = 32;
 /// Deepest nesting that is followed, references included: schemas come from outside, and the stack is finite.
 const DEPTH_MAX: usize = 256;
 
@@ -181,35 +183,37 @@ impl<'s> Comparison<'_, 's> {
         if depth > DEPTH_MAX {
             return vec![format!("the schema nests deeper than {DEPTH_MAX} types")];
         }
-        if let (Some(reader), Some(writer)) = (decimal(reader), decimal(writer))
-            && (reader.precision, reader.scale) != (writer.precision, writer.scale)
-        {
-            return vec![format!(
-                "reader wants decimal({}, {}), writer has decimal({}, {})",
-                reader.precision, reader.scale, writer.precision, writer.scale
-            )];
-        }
-        let (Some(reader), Some(writer)) = (Shape::of(reader, self.reader_names), Shape::of(writer, self.writer_names))
+        let (Some(reader), Some(writer)) = (defined(reader, self.reader_names), defined(writer, self.writer_names))
         else {
             return vec!["a type is referred to that is not defined".to_owned()];
         };
-        self.shapes(&reader, &writer, depth)
+        match (reader, writer) {
+            (_, Schema::Union(union)) => {
+                let mut reasons = Vec::new();
+                for branch in union.variants().iter() {
+                    reasons.extend(self.schemas(reader, branch, depth + 1));
+                    if reasons.len() >= REASONS_MAX {
+                        break;
+                    }
+                }
+                without_repeats(reasons)
+            }
+            (Schema::Union(union), _) => self.against_union(union.variants(), writer, depth),
+            (Schema::Decimal(reader), Schema::Decimal(writer))
+                if (reader.precision, reader.scale) != (writer.precision, writer.scale) =>
+            {
+                vec![format!(
+                    "reader wants decimal({}, {}), writer has decimal({}, {})",
+                    reader.precision, reader.scale, writer.precision, writer.scale
+                )]
+            }
+            _ => self.shapes(&Shape::of(reader), &Shape::of(writer), depth),
+        }
     }
 
     fn shapes(&mut self, reader: &Shape<'s>, writer: &Shape<'s>, depth: usize) -> Vec<String> {
         use Shape::*;
         match (reader, writer) {
-            (_, Union(branches)) => {
-                let mut reasons = Vec::new();
-                for branch in *branches {
-                    match Shape::of(branch, self.writer_names) {
-                        Some(branch) => reasons.extend(self.shapes(reader, &branch, depth + 1)),
-                        None => reasons.push("a type is referred to that is not defined".to_owned()),
-                    }
-                }
-                without_repeats(reasons)
-            }
-            (Union(branches), _) => self.into_union(branches, writer, depth),
             (Null, Null) | (Boolean, Boolean) => Vec::new(),
             (Int, Int) | (Long, Int | Long) | (Float, Int | Long | Float) => Vec::new(),
             (Double, Int | Long | Float | Double) => Vec::new(),
@@ -231,21 +235,22 @@ impl<'s> Comparison<'_, 's> {
         }
     }
 
-    fn into_union(&mut self, branches: &'s [Schema], writer: &Shape<'s>, depth: usize) -> Vec<String> {
+    fn against_union(&mut self, branches: &'s [Schema], writer: &'s Schema, depth: usize) -> Vec<String> {
         let mut nearest = None;
         let mut names = Vec::new();
         for branch in branches {
-            let Some(branch) = Shape::of(branch, self.reader_names) else { continue };
-            let reasons = self.shapes(&branch, writer, depth + 1);
+            let reasons = self.schemas(branch, writer, depth + 1);
             if reasons.is_empty() {
                 return reasons;
             }
+            let Some(branch) = defined(branch, self.reader_names).map(Shape::of) else { continue };
             // Of a branch with the writer's own type, what differs inside it says more than that no branch fits.
-            if branch.to_string() == writer.to_string() {
+            if branch.to_string() == Shape::of(writer).to_string() {
                 nearest = Some(reasons);
             }
             names.push(branch.to_string());
         }
+        let writer = Shape::of(writer);
         nearest.unwrap_or_else(|| vec![format!("reader wants one of [{}], writer has {writer}", names.join(", "))])
     }
 
@@ -262,6 +267,9 @@ impl<'s> Comparison<'_, 's> {
         for field in &reader.fields {
             let place = format!("field \"{}\" of {name}", field.name);
             let mut sought = std::iter::once(&field.name).chain(&field.aliases);
+            if reasons.len() >= REASONS_MAX {
+                break;
+            }
             // By its name if the writer has that, else by its aliases in their order. The writer's aliases do not
             // count.
             let written = sought.find_map(|name| writer.fields.iter().find(|field| field.name == *name));
@@ -283,7 +291,15 @@ impl<'s> Comparison<'_, 's> {
     }
 }
 
-/// A schema with references followed and logical types taken off.
+/// A schema, or what it refers to; `None` for a reference to what is not defined.
+fn defined<'s>(schema: &'s Schema, names: &Names<'s>) -> Option<&'s Schema> {
+    match schema {
+        Schema::Ref { name } => names.get(name).copied().filter(|found| !matches!(found, Schema::Ref { .. })),
+        other => Some(other),
+    }
+}
+
+/// A schema that is no reference, with logical types taken off.
 enum Shape<'s> {
     Null,
     Boolean,
@@ -295,20 +311,18 @@ enum Shape<'s> {
     String,
     Array(&'s Schema),
     Map(&'s Schema),
-    Union(&'s [Schema]),
+    Union,
     Record(&'s RecordSchema),
     Enum(&'s EnumSchema),
     Fixed(&'s FixedSchema),
 }
 
 impl<'s> Shape<'s> {
-    /// `None` for a reference to what is not defined.
-    fn of(schema: &'s Schema, names: &Names<'s>) -> Option<Self> {
-        Some(match schema {
-            Schema::Ref { name } => match names.get(name) {
-                Some(Schema::Ref { .. }) | None => return None,
-                Some(defined) => return Self::of(defined, names),
-            },
+    /// # Panics
+    /// If it is a reference: see [`defined`].
+    fn of(schema: &'s Schema) -> Self {
+        match schema {
+            Schema::Ref { name } => unreachable!("{} has not been looked up", name.fullname(None)),
             Schema::Null => Self::Null,
             Schema::Boolean => Self::Boolean,
             Schema::Int | Schema::Date | Schema::TimeMillis => Self::Int,
@@ -329,14 +343,14 @@ impl<'s> Shape<'s> {
             Schema::String | Schema::Uuid(UuidSchema::String) => Self::String,
             Schema::Array(array) => Self::Array(&array.items),
             Schema::Map(map) => Self::Map(&map.types),
-            Schema::Union(union) => Self::Union(union.variants()),
+            Schema::Union(_) => Self::Union,
             Schema::Record(record) => Self::Record(record),
             Schema::Enum(symbols) => Self::Enum(symbols),
             Schema::Fixed(fixed)
             | Schema::Duration(fixed)
             | Schema::Uuid(UuidSchema::Fixed(fixed))
             | Schema::Decimal(DecimalSchema { inner: InnerDecimalSchema::Fixed(fixed), .. }) => Self::Fixed(fixed),
-        })
+        }
     }
 }
 
@@ -354,7 +368,7 @@ impl fmt::Display for Shape<'_> {
             Self::String => formatter.write_str("string"),
             Self::Array(_) => formatter.write_str("array"),
             Self::Map(_) => formatter.write_str("map"),
-            Self::Union(_) => formatter.write_str("union"),
+            Self::Union => formatter.write_str("union"),
             Self::Record(record) => write!(formatter, "record {}", record.name.fullname(None)),
             Self::Enum(symbols) => write!(formatter, "enum {}", symbols.name.fullname(None)),
             Self::Fixed(fixed) => write!(formatter, "fixed {}", fixed.name.fullname(None)),
@@ -378,13 +392,6 @@ fn symbols(reader: &EnumSchema, writer: &EnumSchema) -> Vec<String> {
     vec![format!("enum {name}: reader does not know {}, and has no default", unknown.join(", "))]
 }
 
-fn decimal(schema: &Schema) -> Option<&DecimalSchema> {
-    match schema {
-        Schema::Decimal(decimal) => Some(decimal),
-        _ => None,
-    }
-}
-
 /// Puts the place before reasons that do not yet name a field: the innermost record tells enough of where.
 fn within(place: &str, reasons: Vec<String>) -> Vec<String> {
     let placed = reasons
@@ -395,7 +402,7 @@ fn within(place: &str, reasons: Vec<String>) -> Vec<String> {
 
 fn without_repeats(reasons: Vec<String>) -> Vec<String> {
     let mut seen = HashSet::new();
-    reasons.into_iter().filter(|reason| seen.insert(reason.clone())).collect()
+    reasons.into_iter().filter(|reason| seen.insert(reason.clone())).take(REASONS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -428,6 +435,13 @@ mod tests {
         let fixed = |size: u32| format!(r#"{{"type": "fixed", "name": "F", "size": {size}}}"#);
         let decimal =
             |scale: u32| format!(r#"{{"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": {scale}}}"#);
+        let optional = |schema: &str| format!(r#"["null", {schema}]"#);
+        let amounts = |scale: u32| {
+            record(&format!(
+                r#"{{"name": "a", "type": ["null", {{"type": "fixed", "name": "A", "size": 8, "logicalType": "decimal", "precision": 9, "scale": {scale}}}], "default": null}},
+                   {{"name": "b", "type": ["null", "A"], "default": null}}"#
+            ))
+        };
         let table: Vec<(&str, String, String, bool, bool)> = vec![
             ("the same", record(a), record(a), true, true),
             ("add with default", record(a), record(&format!(r#"{a}, {{"name": "b", "type": "int", "default": 0}}"#)), true, true),
@@ -452,6 +466,9 @@ mod tests {
             ("map", r#"{"type": "map", "values": "int"}"#.into(), r#"{"type": "map", "values": "string"}"#.into(), false, false),
             ("fixed", fixed(8), fixed(9), false, false),
             ("decimal's scale", decimal(2), decimal(3), false, false),
+            ("optional decimal's scale", optional(&decimal(2)), optional(&decimal(3)), false, false),
+            ("optional decimal", optional(&decimal(2)), optional(&decimal(2)), true, true),
+            ("named decimal's scale, by reference", amounts(2), amounts(3), false, false),
             ("logical type", r#""long""#.into(), r#"{"type": "long", "logicalType": "timestamp-millis"}"#.into(), true, true),
             (
                 "record renamed with alias",

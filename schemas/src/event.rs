@@ -74,6 +74,7 @@ pub const CONTRACT: &[Subject] = &[
     of::<crate::activity::WindowCount>("activity.windows", "key"),
     of::<crate::activity::Session>("activity.sessions", "user"),
     of::<crate::activity::WindowDelta>("engram-activity-repartition", "key"),
+    of::<crate::activity::TaskClock>("engram-activity-repartition", "source"),
     of::<crate::graph::RelationCreated>("graph.events", "workspace"),
     of::<crate::dead_letter::DeadLetter>("dead-letters", "topic"),
     of::<crate::manifest::Manifest>("engram-activity-manifests", "service"),

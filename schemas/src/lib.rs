@@ -20,6 +20,7 @@ pub mod dead_letter;
 pub mod graph;
 pub mod manifest;
 
+mod bounds;
 mod intern;
 
 use std::fmt;

@@ -36,6 +36,9 @@ pub fn git(global: &Global, args: &IngestGit) -> anyhow::Result<()> {
         bar.set_position(progress.commits);
     })?;
     bar.finish_and_clear();
+    if summary.is_shallow {
+        eprintln!("engram: note: this is a shallow clone; what lies before its boundary is left out, now and later");
+    }
     if global.json {
         output::json(&json!({
             "source": summary.source, "commits": summary.commits, "activity": summary.activity, "relations": summary.relations

@@ -2,13 +2,13 @@
 //! reported by number and left out, the others are written.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal as _};
+use std::io::{BufRead, BufReader, IsTerminal as _, Read as _};
 use std::str::FromStr as _;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 use engram_pipeline::log::partitioner::partition_for;
-use engram_pipeline::log::{Cleanup, NewRecord, Producer, ProducerOptions, TopicSpec};
+use engram_pipeline::log::{Cleanup, LogError, NewRecord, Producer, ProducerOptions, TopicSpec};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
 use engram_schemas::codec::json_to_avro;
 use engram_schemas::{CONTRACT, SchemaId, subject, wire};
@@ -23,6 +23,8 @@ use crate::wire::{Access, Connection};
 
 /// Lines between two flushes: what is reported as written is in the log.
 const FLUSH_LINES: u64 = 10_000;
+/// Or so many bytes of them: fewer than a producer writes of its own accord.
+const FLUSH_BYTES: usize = 4 << 20;
 /// Longest line.
 const LINE_BYTES_MAX: usize = 16 << 20;
 /// Wrong lines that are reported one by one.
@@ -38,7 +40,7 @@ struct Target {
 }
 
 pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
-    let input: Box<dyn BufRead> = match &args.file {
+    let mut input: Box<dyn BufRead> = match &args.file {
         Some(path) => {
             Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
         }
@@ -53,17 +55,18 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
     let stop = stop_flag()?;
     let bar = progress(size);
     let (mut number, mut written, mut wrong) = (0_u64, 0_u64, 0_u64);
-    for line in input.split(b'\n') {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let line = line.context("cannot read the input")?;
+    // The last line before which everything is in the log, and the bytes that are not known to be.
+    let (mut flushed, mut unflushed_bytes) = (0_u64, 0_usize);
+    let mut line = Vec::new();
+    while !stop.load(Ordering::Relaxed)
+        && let Some(outcome) = read_line(&mut *input, &mut line).context("cannot read the input")?
+    {
         number += 1;
         bar.inc(line.len() as u64 + 1);
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match write_line(&mut *producer, &args.topic, &target, &line) {
+        match outcome.and_then(|()| write_line(&mut *producer, &args.topic, &target, &line)) {
             Ok(()) => written += 1,
             Err(WriteError::Line(reason)) => {
                 wrong += 1;
@@ -71,15 +74,15 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
                     bar.suspend(|| eprintln!("engram: line {number}: {reason}"));
                 }
             }
-            Err(WriteError::Log(error)) => {
-                return Err(error).context(format!("line {number} and what follows was not written"));
-            }
+            Err(WriteError::Log(error)) => return Err(interrupted(flushed, number, error)),
         }
-        if written % FLUSH_LINES == 0 {
-            producer.flush()?;
+        unflushed_bytes += line.len();
+        if number - flushed >= FLUSH_LINES || unflushed_bytes >= FLUSH_BYTES {
+            producer.flush().map_err(|error| interrupted(flushed, number, error))?;
+            (flushed, unflushed_bytes) = (number, 0);
         }
     }
-    producer.flush()?;
+    producer.flush().map_err(|error| interrupted(flushed, number, error))?;
     bar.finish_and_clear();
     if global.json {
         output::json(&json!({"topic": args.topic, "written": written, "wrong": wrong}))?;
@@ -136,14 +139,36 @@ fn prepare(connection: &Connection, args: &Produce, event: String, schema: Strin
 
 enum WriteError {
     Line(String),
-    Log(anyhow::Error),
+    Log(LogError),
+}
+
+/// What a user has to know to go on where it broke off.
+fn interrupted(flushed: u64, number: u64, error: LogError) -> anyhow::Error {
+    let first = flushed + 1;
+    anyhow::Error::from(error).context(format!(
+        "lines before {first} are written, lines after {number} are not, and those between may be: look with 'engram \
+         consume' before you produce them again"
+    ))
+}
+
+/// The next line without its end, `None` after the last. One that is too long is an error of that line, and its rest is
+/// left out.
+fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> std::io::Result<Option<Result<(), WriteError>>> {
+    line.clear();
+    if (&mut *input).take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', line)? == 0 {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() > LINE_BYTES_MAX {
+        input.skip_until(b'\n')?;
+        return Ok(Some(Err(WriteError::Line(format!("longer than {LINE_BYTES_MAX} bytes")))));
+    }
+    Ok(Some(Ok(())))
 }
 
 fn write_line(producer: &mut dyn Producer, topic: &str, target: &Target, line: &[u8]) -> Result<(), WriteError> {
     let wrong = |reason: String| WriteError::Line(reason);
-    if line.len() > LINE_BYTES_MAX {
-        return Err(wrong(format!("longer than {LINE_BYTES_MAX} bytes")));
-    }
     let mut event: Value = serde_json::from_slice(line).map_err(|error| wrong(format!("not JSON: {error}")))?;
     let Some(fields) = event.as_object_mut() else { return Err(wrong("not a JSON object".to_owned())) };
     read_times(fields).map_err(wrong)?;
@@ -174,8 +199,8 @@ fn write_line(producer: &mut dyn Producer, topic: &str, target: &Target, line: &
         ],
     };
     producer.write(&record, false).map_err(|error| match error {
-        engram_pipeline::log::LogError::Refused(reason) => WriteError::Line(reason),
-        error => WriteError::Log(error.into()),
+        LogError::Refused(reason) => WriteError::Line(reason),
+        error => WriteError::Log(error),
     })
 }
 

@@ -5,19 +5,21 @@ use engram_pipeline::{changelog, manifest};
 use serde_json::json;
 
 use crate::cli::{Global, Reset};
+use crate::data_dir::DataDir;
 use crate::output;
 use crate::wire::{self, Access, Connection};
 
 pub fn run(global: &Global, args: &Reset) -> anyhow::Result<()> {
     // Named wrongly, it must fail before anything is opened.
     wire::stores(&args.service)?;
-    let connection = Connection::open(global, Access::Write)?;
+    let data = DataDir::new(&global.data);
+    if global.brokers.is_none() {
+        wire::check_has_log(&data)?;
+    }
+    // On Kafka too: nobody may open the stores while they are deleted.
+    let _held = data.hold()?;
+    let connection = Connection::open(global, Access::Held)?;
     let service = wire::service(&args.service, &connection.config)?;
-    anyhow::ensure!(
-        connection.data.running().is_none(),
-        "'engram up' is running on {}: stop it first",
-        connection.data.path().display()
-    );
     let group = connection.log.groups()?.into_iter().find(|group| group.name == service.name);
     anyhow::ensure!(
         group.is_none_or(|group| group.members == 0),
@@ -30,7 +32,7 @@ pub fn run(global: &Global, args: &Reset) -> anyhow::Result<()> {
     topics.sort();
     topics.dedup();
     topics.retain(|name| known.iter().any(|topic| topic.name == *name));
-    let stores = connection.data.stores(service.name);
+    let stores = connection.stores(service.name)?;
     if !args.yes {
         anyhow::bail!(output::Usage(format!(
             "this deletes the positions of service {}, the stores in {}, and the topics {}; add --yes to do it",
@@ -40,8 +42,10 @@ pub fn run(global: &Global, args: &Reset) -> anyhow::Result<()> {
         )));
     }
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-    connection.log.delete_group(service.name)?;
+    // SUBTLE: the topics first. Stores that are ahead of their changelog are refused, so that a reset which was broken off
+    // cannot go unnoticed; positions that were forgotten while the state was kept would count everything twice.
     connection.log.delete_topics(&names)?;
+    connection.log.delete_group(service.name)?;
     if stores.exists() {
         std::fs::remove_dir_all(&stores).with_context(|| format!("cannot delete {}", stores.display()))?;
     }

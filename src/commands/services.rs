@@ -50,5 +50,10 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
 fn running_here(connection: &Connection) -> Vec<Value> {
     let Some(running) = connection.data.running() else { return Vec::new() };
     let url = format!("http://{}{}", running.http, engram_connectors::http::SERVICES_PATH);
-    ureq::get(&url).call().ok().and_then(|mut response| response.body_mut().read_json().ok()).unwrap_or_default()
+    wire::local_agent()
+        .get(&url)
+        .call()
+        .ok()
+        .and_then(|mut response| response.body_mut().read_json().ok())
+        .unwrap_or_default()
 }

@@ -97,7 +97,7 @@ fn collect(
     limit: usize,
     found: &mut Vec<Entry>,
 ) -> anyhow::Result<()> {
-    let files = connection.data.stores(service).join(changelog.partition.to_string());
+    let files = connection.stores(service)?.join(changelog.partition.to_string());
     let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
     let query = Query::open(&*connection.log, changelog, &files, scratch.path())?;
     query.all(store::prefix(index), |key, value| {
@@ -115,8 +115,8 @@ fn matches(key: &Value, wanted: &str) -> bool {
     if serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *key) {
         return true;
     }
-    let is_it = |field: &Value| field.as_str().map_or_else(|| field.to_string() == wanted, |text| text == wanted);
-    key.as_object().is_some_and(|fields| fields.values().any(is_it))
+    let text = |field: &Value| field.as_str().map_or_else(|| field.to_string(), str::to_owned);
+    key.as_object().is_some_and(|fields| fields.values().any(|field| text(field) == wanted))
 }
 
 fn print(global: &Global, entries: &[Entry]) -> anyhow::Result<()> {

@@ -21,6 +21,8 @@ use crate::wire::{self, Access, Connection};
 
 /// How often the services are looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the requests of others may still take once the services have stopped.
+const REQUESTS_END: Duration = Duration::from_secs(10);
 /// How often Prometheus' histograms are drained, so that they stay small.
 const UPKEEP_LOOKS: u32 = 100;
 
@@ -33,13 +35,14 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
         .context("cannot collect metrics")?;
     // The folder first: another process that runs on it is the likeliest trouble, and the easiest to tell.
     let held = crate::data_dir::DataDir::new(&global.data).hold()?;
-    let connection = Connection::open(global, Access::Run)?;
+    let connection = Connection::open(global, Access::Held)?;
     let services: Arc<Mutex<Vec<Running>>> = Arc::default();
+    let token = format!("{:032x}", rand::random::<u128>());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let server = runtime
-        .block_on(http::serve(args.http, served(&connection, &services, &metrics)))
+        .block_on(http::serve(args.http, served(&connection, &services, &metrics, token.clone())))
         .with_context(|| format!("cannot listen on {}: give another address with --http", args.http))?;
-    connection.data.write_run_file(server.address)?;
+    connection.data.write_run_file(server.address, &token)?;
     for name in names {
         let running = start(&connection, args, &name)?;
         lock(&services).push(running);
@@ -47,11 +50,17 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     eprintln!("engram is up: http://{} (schemas, metrics, health); stop with Ctrl-C", server.address);
     watch(args, &stop, &services, &metrics);
     let mut outcome = Ok(());
-    for running in lock(&services).drain(..) {
+    let running: Vec<Running> = lock(&services).drain(..).collect();
+    for running in running {
         let name = running.name();
         outcome = outcome.and(running.stop().with_context(|| format!("service {name} has stopped")));
     }
-    drop(server);
+    // Requests that are at work get their answers; the folder is given back after the log.
+    if runtime.block_on(async { tokio::time::timeout(REQUESTS_END, server.stop()).await }).is_err() {
+        tracing::warn!("some requests did not end in time");
+    }
+    drop(runtime);
+    drop(connection);
     drop(held);
     outcome
 }
@@ -75,7 +84,7 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
         log: Arc::clone(&connection.log),
         registry: Arc::clone(&connection.registry),
         budget: Arc::new(Budget::new(memory.stores_mib << 20)),
-        stores: connection.data.stores(name),
+        stores: connection.stores(name)?,
         cache_bytes_max: memory.store_cache_mib << 20,
         instance: connection.data.instance()?,
         static_membership: connection.config.kafka.static_membership.unwrap_or(true),
@@ -109,11 +118,17 @@ fn watch(args: &Up, stop: &AtomicBool, services: &Mutex<Vec<Running>>, metrics: 
     }
 }
 
-fn served(connection: &Connection, services: &Arc<Mutex<Vec<Running>>>, metrics: &PrometheusHandle) -> Served {
+fn served(
+    connection: &Connection,
+    services: &Arc<Mutex<Vec<Running>>>,
+    metrics: &PrometheusHandle,
+    token: String,
+) -> Served {
     let (metrics, shown, looked_at) = (metrics.clone(), Arc::clone(services), Arc::clone(services));
     Served {
         registry: Arc::clone(&connection.registry),
         log: connection.owned.clone(),
+        token,
         metrics: Arc::new(move || metrics.render()),
         services: Arc::new(move || lock(&shown).iter().map(describe).collect()),
         healthy: Arc::new(move || {

@@ -59,6 +59,11 @@ impl History {
         self.ids[node as usize]
     }
 
+    /// Whether a commit was reached.
+    pub fn contains(&self, id: &ObjectId) -> bool {
+        self.nodes.contains_key(id)
+    }
+
     pub fn parents(&self, node: Node) -> &[Node] {
         let node = node as usize;
         let start = if node == 0 { 0 } else { self.parents_end[node - 1] };

@@ -47,7 +47,8 @@ const TRANSACTION_RECORDS_MAX: u64 = 5_000;
 pub struct IngestOptions {
     /// Up to which commit, in git's words (`HEAD`, a branch, a tag, an id, `HEAD~40`, ...).
     pub revision: String,
-    /// The name of this history in the log; `None` makes it `git-` and the first 12 digits of its oldest root.
+    /// The name of this history in the log. `None` goes on with the one under which some of its commits are there
+    /// already; where there is none, it is `git-` and the first 12 digits of the oldest root.
     pub source: Option<String>,
 }
 
@@ -68,6 +69,8 @@ pub struct Summary {
     pub activity: u64,
     /// Records in `graph.events`.
     pub relations: u64,
+    /// It is a shallow clone: what lies before its boundary is not in the log, and no later run will add it.
+    pub is_shallow: bool,
 }
 
 /// Why a history could not be ingested. Nothing of an unfinished transaction is left in the log.
@@ -113,6 +116,8 @@ pub struct Ingest {
     history: History,
     tip: Node,
     source: String,
+    /// The source's name was made, not given.
+    is_unnamed: bool,
 }
 
 /// A part of the way: a walk, of which the first `position.commits` are in the log already.
@@ -138,7 +143,7 @@ impl Ingest {
                 format!("git-{}", root.to_hex_with_len(12))
             }
         };
-        Ok(Self { repository, history, tip, source })
+        Ok(Self { repository, history, tip, source, is_unnamed: options.source.is_none() })
     }
 
     /// Writes what is not in the log yet, until all of it is or `stop` is set. `on_progress` hears of each transaction.
@@ -150,6 +155,9 @@ impl Ingest {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Summary, IngestError> {
         position::create_topic(log)?;
+        if self.is_unnamed {
+            self.find_source(log)?;
+        }
         let mut writer = Writer::open(log, registry, &self.source)?;
         let position = Position::read(log, &self.source)?;
         let legs = self.legs(position)?;
@@ -160,6 +168,19 @@ impl Ingest {
             tracing::debug!(%error, "the transaction could not be aborted; the log does it when it times out");
         }
         written
+    }
+
+    /// Goes on with the name under which commits of this history are in the log already. The oldest root is no name to
+    /// rely on: it is another one once a shallow clone is deepened, or an older history merged.
+    fn find_source(&mut self, log: &dyn Log) -> Result<(), IngestError> {
+        for (source, position) in Position::read_all(log)? {
+            let heads = [position.done, position.target].concat();
+            if position::ids(&source, &heads)?.iter().any(|id| self.history.contains(id)) {
+                self.source = source;
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The way from where the log is: to the end of what was begun, and from there to the tip.
@@ -193,7 +214,8 @@ impl Ingest {
         stop: &AtomicBool,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Summary, IngestError> {
-        let mut summary = Summary { source: self.source.clone(), commits: 0, activity: 0, relations: 0 };
+        let is_shallow = self.repository.is_shallow();
+        let mut summary = Summary { source: self.source.clone(), commits: 0, activity: 0, relations: 0, is_shallow };
         let commits_total = legs.iter().map(|leg| (leg.order.len() - leg.position.commits) as u64).sum();
         on_progress(Progress { commits: 0, commits_total });
         for Leg { mut position, order, end } in legs {

@@ -1,6 +1,8 @@
 //! How far a repository has been ingested: one record per source in a compacted topic, written in the transaction of the
 //! events that it speaks of. So both are in the log or neither is, and a killed ingest goes on where it was.
 
+use std::collections::BTreeMap;
+
 use engram_pipeline::changelog;
 use engram_pipeline::log::{Cleanup, Log, LogError, TopicPartition, TopicSpec};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
@@ -36,21 +38,29 @@ impl Position {
     /// Reads the position of a source, the default if it has none. To be called once the source's producer is open:
     /// from then on nobody else can move it.
     pub fn read(log: &dyn Log, source: &str) -> Result<Self, IngestError> {
+        Ok(Self::read_all(log)?.remove(source).unwrap_or_default())
+    }
+
+    /// Reads the positions of all sources.
+    pub fn read_all(log: &dyn Log) -> Result<BTreeMap<String, Self>, IngestError> {
         let partition = TopicPartition::new(TOPIC, 0);
         let range = log.offsets(std::slice::from_ref(&partition))?[0];
-        let mut found: Option<Vec<u8>> = None;
+        let mut found: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
         changelog::read(log, &partition, range.first, range.end, |_, key, value| {
-            if key == source.as_bytes() {
-                found = value.map(<[u8]>::to_vec);
-            }
+            found.insert(String::from_utf8_lossy(key).into_owned(), value.map(<[u8]>::to_vec));
             Ok(())
         })
         .map_err(|error| match error {
             StoreError::Log(error) => error,
             error => LogError::failed(format!("cannot read {partition}"), error),
         })?;
-        let Some(value) = found else { return Ok(Self::default()) };
-        serde_json::from_slice(&value).map_err(|error| damaged(source, error.to_string()).into())
+        let positions = found.into_iter().filter_map(|(source, value)| Some((source, value?)));
+        positions
+            .map(|(source, value)| match serde_json::from_slice(&value) {
+                Ok(position) => Ok((source, position)),
+                Err(error) => Err(damaged(&source, error.to_string()).into()),
+            })
+            .collect()
     }
 
     pub fn to_json(&self) -> Vec<u8> {

@@ -63,6 +63,11 @@ impl Repository {
         }
     }
 
+    /// Older commits were left out when it was cloned.
+    pub fn is_shallow(&self) -> bool {
+        !self.boundary.is_empty()
+    }
+
     pub fn has(&self, commit: &ObjectId) -> bool {
         self.gix.has_object(commit)
     }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use engram_pipeline::log::embedded::EmbeddedLog;
@@ -20,14 +21,19 @@ use engram_schemas::registry::Registry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
 
-/// Where commands send what they write, in the embedded log's own encoding. Not for other programs.
+/// Where commands send what they write, in the embedded log's own encoding. Not for other programs: it wants the token
+/// that only those can read who may read the data folder, in a header that no web page can send unasked.
 pub const LOG_PATH: &str = "/internal/log";
+pub const TOKEN_HEADER: &str = "x-engram-token";
 /// What the services of this process are doing, as JSON.
 pub const SERVICES_PATH: &str = "/v1/services";
 
 /// Requests that may be at work at a time; others wait.
 const REQUESTS_MAX: usize = 32;
+/// Requests to the log whose bodies may be in memory at a time.
+const BODIES_MAX: usize = 2;
 /// Largest request: a transaction of the embedded log, with its bound and some room.
 const BODY_BYTES_MAX: usize = 320 << 20;
 
@@ -37,6 +43,8 @@ pub struct Served {
     pub registry: Arc<dyn Registry>,
     /// The embedded log, if this process owns it.
     pub log: Option<Arc<EmbeddedLog>>,
+    /// What `LOG_PATH` wants.
+    pub token: String,
     /// Metrics in Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The services, as `SERVICES_PATH` shows them.
@@ -49,6 +57,8 @@ pub struct Served {
 pub(crate) struct App {
     served: Served,
     requests: Arc<Semaphore>,
+    /// Those whose large bodies are in memory.
+    bodies: Arc<Semaphore>,
 }
 
 impl App {
@@ -64,10 +74,19 @@ impl App {
     }
 }
 
-/// A server that is running; it stops when this is dropped.
+/// A server that is running.
 pub struct Server {
     pub address: SocketAddr,
-    _stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Takes no more requests, and waits for those at work.
+    pub async fn stop(self) {
+        drop(self.stop);
+        let _ = self.task.await;
+    }
 }
 
 /// Starts serving on `address`; port 0 takes a free one.
@@ -77,17 +96,18 @@ pub async fn serve(address: SocketAddr, served: Served) -> std::io::Result<Serve
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let app = App { served, requests: Arc::new(Semaphore::new(REQUESTS_MAX)) };
+    let app =
+        App { served, requests: Arc::new(Semaphore::new(REQUESTS_MAX)), bodies: Arc::new(Semaphore::new(BODIES_MAX)) };
     let server = axum::serve(listener, router(app)).with_graceful_shutdown(async {
         let _ = stopped.await;
     });
     #[expect(clippy::disallowed_methods, reason = "the one task of the server, ended by its handle")]
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         if let Err(error) = server.await {
             tracing::error!(%error, "the HTTP server has failed");
         }
     });
-    Ok(Server { address, _stop: stop })
+    Ok(Server { address, stop, task })
 }
 
 fn router(app: App) -> Router {
@@ -95,12 +115,14 @@ fn router(app: App) -> Router {
         .route("/healthz", get(health))
         .route("/metrics", get(metrics))
         .route(SERVICES_PATH, get(services))
-        .route(LOG_PATH, post(log))
+        .route(
+            LOG_PATH,
+            post(log).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(from_fn_with_state(app.clone(), admit)),
+        )
         .merge(registry::routes())
         .fallback(async || {
             (StatusCode::NOT_FOUND, axum::Json(json!({"error_code": 404, "message": "HTTP 404 Not Found"})))
         })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(app)
 }
 
@@ -118,6 +140,18 @@ async fn metrics(State(app): State<App>) -> Response {
 
 async fn services(State(app): State<App>) -> Response {
     axum::Json((app.served.services)()).into_response()
+}
+
+/// Lets few requests at a time in, and only those with the token, before their bodies are read.
+async fn admit(State(app): State<App>, request: Request, next: Next) -> Response {
+    let token = request.headers().get(TOKEN_HEADER);
+    if token.is_none_or(|token| token.as_bytes() != app.served.token.as_bytes()) {
+        return (StatusCode::FORBIDDEN, "not for other programs\n").into_response();
+    }
+    let Ok(_permit) = app.bodies.acquire().await else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n").into_response();
+    };
+    next.run(request).await
 }
 
 async fn log(State(app): State<App>, body: Bytes) -> Response {

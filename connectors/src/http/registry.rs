@@ -4,7 +4,7 @@
 //! Source: Confluent Schema Registry API reference, v1 (error codes included).
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use super::App;
 
-/// Largest schema.
-const SCHEMA_BYTES_MAX: usize = 1 << 20;
+/// Largest request: a schema, and as much again for its escapes as a JSON string.
+const BODY_BYTES_MAX: usize = 2 << 20;
 
 pub fn routes() -> Router<App> {
     Router::new()
@@ -37,7 +37,13 @@ pub fn routes() -> Router<App> {
         .route("/config/{subject}", get(subject_config).put(set_subject_config))
         .route("/config/{subject}/", put(set_subject_config))
         .route("/mode", get(async || Json(json!({"mode": "READWRITE"}))))
+        .route("/mode/{subject}", get(async || Json(json!({"mode": "READWRITE"}))))
         .route("/subjects/{subject}/", delete(delete_subject))
+        .method_not_allowed_fallback(async || {
+            Failure(StatusCode::METHOD_NOT_ALLOWED, 405, "HTTP 405 Method Not Allowed".to_owned())
+        })
+        // Before the body is read, and below the limit of the whole server.
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
 /// An answer in the registry's own terms.
@@ -55,7 +61,9 @@ impl From<RegistryError> for Failure {
         match error {
             RegistryError::NotFound { .. } => Self(StatusCode::NOT_FOUND, 40402, message),
             RegistryError::Incompatible { .. } => Self(StatusCode::CONFLICT, 409, message),
-            RegistryError::InvalidSchema(_) => Self(StatusCode::UNPROCESSABLE_ENTITY, 42201, message),
+            RegistryError::InvalidSchema(_) | RegistryError::Refused(_) => {
+                Self(StatusCode::UNPROCESSABLE_ENTITY, 42201, message)
+            }
             _ => Self(StatusCode::INTERNAL_SERVER_ERROR, 50001, message),
         }
     }
@@ -81,20 +89,17 @@ struct SchemaBody {
     #[serde(default, rename = "schemaType")]
     schema_type: Option<String>,
     #[serde(default)]
-    references: Vec<Value>,
+    references: Option<Vec<Value>>,
 }
 
 fn body(bytes: &Bytes) -> Result<String, Failure> {
     let invalid = |message: String| Failure(StatusCode::UNPROCESSABLE_ENTITY, 42201, message);
-    if bytes.len() > SCHEMA_BYTES_MAX {
-        return Err(invalid(format!("a schema is at most {SCHEMA_BYTES_MAX} bytes")));
-    }
     let body: SchemaBody = serde_json::from_slice(bytes)
         .map_err(|error| invalid(format!("the body must be {{\"schema\": \"...\"}}: {error}")))?;
     if body.schema_type.as_deref().is_some_and(|kind| kind != "AVRO") {
         return Err(invalid("only AVRO schemas are supported".to_owned()));
     }
-    if !body.references.is_empty() {
+    if body.references.is_some_and(|references| !references.is_empty()) {
         return Err(invalid("schema references are not supported: put the types into one schema".to_owned()));
     }
     Ok(body.schema)

@@ -7,7 +7,8 @@
 //! INVARIANT: consumers read only committed records (`isolation.level=read_committed`), so nothing above this port can
 //! see the records of an open or aborted transaction.
 
-//pub mod conformance;
+pub mod conformance;
+mod copartition;
 pub mod embedded;
 pub mod error;
 pub mod kafka;
@@ -24,6 +25,10 @@ pub use record::{Batch, Header, NewRecord, RecordRef, TopicPartition};
 ///
 /// All calls block the calling thread, for at most the log's request timeout (10 s).
 pub trait Log: Send + Sync {
+    /// A name that no other log has, so that stores are never taken for those of another: `kafka-CLUSTER-ID`, or
+    /// `embedded` for the one log of a data folder. Fit for the name of a folder.
+    fn id(&self) -> Result<String, LogError>;
+
     /// All topics, ordered by name; Kafka's own internal ones (`__*`) are left out.
     fn topics(&self) -> Result<Vec<TopicInfo>, LogError>;
 
@@ -67,6 +72,9 @@ pub struct TopicInfo {
     pub partitions: i32,
 }
 
+/// How long a reader of a compacted topic may be away and still learn what was deleted: 30 days.
+pub const TOMBSTONE_RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+
 /// What a topic is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSpec {
@@ -82,7 +90,7 @@ pub struct TopicSpec {
 pub enum Cleanup {
     /// Keep every record for ever (`delete` with `retention.ms=-1`).
     Keep,
-    /// Keep the last record of each key; a null value deletes the key.
+    /// Keep the last record of each key; a null value deletes the key, and is itself kept for `TOMBSTONE_RETENTION_MS`.
     Compact,
 }
 
@@ -131,7 +139,7 @@ pub struct Fetched {
 
 /// A consumer that is a member of a group.
 pub trait GroupConsumer: Consumer {
-    /// Serves the group: heartbeats, rebalances. To be called often (at least every `max.poll.interval`, 5 min).
+    /// Serves the group: heartbeats, rebalances. To be called often (at least every 5 min on the embedded log, 15 min on Kafka).
     ///
     /// After `Assigned` the caller opens its tasks and calls `assign`; after `Revoked` it commits, closes and calls
     /// `release`; after `Lost` it drops what it holds, must not commit, and calls `release`.

@@ -34,7 +34,7 @@ pub struct Header {
 pub struct NewRecord<'a> {
     pub topic: &'a str,
     pub partition: i32,
-    /// Milliseconds since the epoch, UTC; `None` is the moment of writing.
+    /// Milliseconds since the epoch, UTC; `None`, and 0 (which librdkafka takes for it), is the moment of writing.
     pub timestamp_ms: Option<i64>,
     pub key: Option<&'a [u8]>,
     /// `None` is a tombstone.
@@ -55,6 +55,15 @@ pub struct RecordRef<'a> {
 /// Consecutive records of one partition, as one fetch brought them.
 pub trait Batch: Send {
     fn len(&self) -> usize;
+
+    /// Of all keys and values.
+    fn bytes(&self) -> usize {
+        let size = |index| {
+            let record = self.record(index);
+            record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len)
+        };
+        (0..self.len()).map(size).sum()
+    }
 
     fn is_empty(&self) -> bool {
         self.len() == 0

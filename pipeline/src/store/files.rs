@@ -13,8 +13,13 @@ use rocksdb::{
 };
 
 use super::{META, Order, StoreError};
+use crate::clock;
+use crate::log::embedded::is_lock_conflict;
 
 const POSITION: &[u8] = &[META, b'p', b'o', b's', b'i', b't', b'i', b'o', b'n'];
+
+/// When a batch was applied last, ms since the epoch.
+const WRITTEN: &[u8] = &[META, b'w', b'r', b'i', b't', b't', b'e', b'n'];
 
 /// What is in memory is written to files this often, so that a killed process has at most so much to read again from its
 /// changelogs.
@@ -113,20 +118,27 @@ impl Files {
 
     /// The changelog offset up to which this database is filled; 0 for a new one.
     pub fn position(&self) -> Result<i64, StoreError> {
-        match self.get(POSITION)? {
-            None => Ok(0),
-            Some(bytes) => {
-                <[u8; 8]>::try_from(bytes.as_slice()).map(i64::from_be_bytes).map_err(|_| StoreError::Damaged {
-                    path: self.path.display().to_string(),
-                    reason: "its position is not readable".into(),
-                })
-            }
-        }
+        Ok(self.number(POSITION)?.unwrap_or(0))
+    }
+
+    /// When this database was written to last (ms since the epoch); `None` for a new one.
+    pub fn written_ms(&self) -> Result<Option<i64>, StoreError> {
+        self.number(WRITTEN)
+    }
+
+    fn number(&self, key: &[u8]) -> Result<Option<i64>, StoreError> {
+        let Some(bytes) = self.get(key)? else { return Ok(None) };
+        let number = <[u8; 8]>::try_from(bytes.as_slice()).map(i64::from_be_bytes);
+        number.map(Some).map_err(|_| StoreError::Damaged {
+            path: self.path.display().to_string(),
+            reason: "its position is not readable".into(),
+        })
     }
 
     /// Applies changes together with the changelog position after them, atomically.
     pub fn apply(&self, mut changes: Changes, position: i64) -> Result<(), StoreError> {
         changes.0.put(POSITION, position.to_be_bytes());
+        changes.0.put(WRITTEN, clock::now_ms().to_be_bytes());
         self.db.write_opt(changes.0, &self.write).map_err(|error| self.error(&error))?;
         let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
         if flushed.elapsed() < FLUSH_INTERVAL {
@@ -193,7 +205,7 @@ fn to_store_error(path: &Path, error: &Error) -> StoreError {
     let text = error.as_ref();
     if text.contains("No space left") || text.contains("File too large") || text.contains("Disk quota") {
         StoreError::Full { path }
-    } else if error.kind() == ErrorKind::IOError && text.contains("lock") {
+    } else if error.kind() == ErrorKind::IOError && is_lock_conflict(text) {
         StoreError::InUse { path }
     } else {
         let reason = format!("{text}; move that folder away and start again: it is rebuilt from its changelog");

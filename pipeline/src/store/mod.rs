@@ -13,6 +13,8 @@
 mod cache;
 mod files;
 mod query;
+#[cfg(test)]
+mod tests;
 
 use thiserror::Error;
 
@@ -39,6 +41,9 @@ pub enum StoreError {
     Log(#[from] LogError),
 }
 
+/// Key and value, of their own.
+pub type OwnedEntry = (Vec<u8>, Vec<u8>);
+
 /// What a store holds.
 #[derive(Clone)]
 pub struct StoreSpec {
@@ -51,6 +56,7 @@ pub struct StoreSpec {
 ///
 /// ```text
 /// 0x00 "position"        next offset of the changelog to restore from (i64, big endian); RocksDB only
+/// 0x00 "written"         when that was (ms since the epoch, i64, big endian); RocksDB only
 /// 0x00 "commit"          sequence and digest of the last commit, see `manifest`
 /// 0x01.. key             entry of the first, second, ... store
 /// ```

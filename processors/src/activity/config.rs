@@ -36,8 +36,8 @@ pub struct SourceConfig {
     pub source: String,
     /// Length of a window; windows begin at multiples of it since the epoch, UTC.
     pub size_ms: i64,
-    /// How much later than the newest event an event may come and still count. `None`: for ever, so windows and sessions
-    /// are never final. An event after its window's end plus the grace is late: dropped and counted.
+    /// How much later than its window's end an event may come and still count, by event time as all tasks have read it.
+    /// `None`: for ever, so windows and sessions are never final. A later event is dropped, and counted in a metric.
     pub grace_ms: Option<i64>,
 }
 
@@ -50,6 +50,8 @@ pub struct ActivityConfig {
     pub session_gap_ms: i64,
     /// Whether sessions are kept at all.
     pub sessions: bool,
+    /// How long a task whose events do not come on may hold the windows of all others open, see `clock`.
+    pub idle_ms: i64,
     /// How far an event's time may lie after the time at which it was written to the log. Later ones are dead letters:
     /// one clock that is years ahead would close everybody's windows. Sources whose windows never close have no limit.
     pub future_ms_max: i64,
@@ -67,7 +69,8 @@ impl Default for ActivityConfig {
             dimensions: Dimension::ALL.to_vec(),
             session_gap_ms: SESSION_GAP_MS,
             sessions: true,
-            future_ms_max: DAY_MS,
+            idle_ms: 5 * MINUTE_MS,
+            future_ms_max: 5 * MINUTE_MS,
         }
     }
 }
@@ -95,6 +98,9 @@ impl ActivityConfig {
             if config.source.len() > usize::from(u8::MAX) {
                 return Err(format!("activity: the name of source {name} is longer than 255 bytes"));
             }
+        }
+        if self.idle_ms < 0 || self.future_ms_max < 0 {
+            return Err("activity: idle and future_max must not be negative".to_owned());
         }
         if self.session_gap_ms <= 0 {
             return Err("activity: the session gap must be longer than 0 ms".to_owned());

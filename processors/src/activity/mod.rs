@@ -12,7 +12,10 @@
 //!
 //! An event whose producer has another partitioner than Kafka's own (librdkafka's default is one) is passed on, as it is,
 //! to the task of its user, by the same topic. It costs a detour and changes nothing.
+//!
+//! Windows close by the event time of all tasks, which they tell each other by the same topic too (`clock`).
 
+pub mod clock;
 pub mod config;
 pub mod processor;
 pub mod sessions;
@@ -23,7 +26,7 @@ use engram_pipeline::processor::{Output, Service};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
 use engram_pipeline::store::StoreSpec;
 use engram_schemas::Event;
-use engram_schemas::activity::{Interaction, Session, WindowCount, WindowDelta};
+use engram_schemas::activity::{Interaction, Session, TaskClock, WindowCount, WindowDelta};
 use serde_json::{Value, json};
 
 pub use config::{ActivityConfig, Dimension, SourceConfig};
@@ -44,6 +47,7 @@ pub(crate) mod at {
     pub const OUT_SESSIONS: usize = 1;
     pub const OUT_REPARTITION: usize = 2;
     pub const OUT_PASSED_ON: usize = 3;
+    pub const OUT_CLOCK: usize = 4;
 
     pub const WINDOW_STORE: usize = 0;
     pub const SESSION_STORE: usize = 1;
@@ -75,6 +79,7 @@ pub fn service(config: ActivityConfig) -> Service {
             Output { topic: SESSIONS.to_owned(), event: Some(Session::NAME) },
             Output { topic: REPARTITION.to_owned(), event: Some(WindowDelta::NAME) },
             Output { topic: REPARTITION.to_owned(), event: Some(Interaction::NAME) },
+            Output { topic: REPARTITION.to_owned(), event: Some(TaskClock::NAME) },
         ],
         topics: [EVENTS, WINDOWS, SESSIONS, REPARTITION].map(topic).to_vec(),
         stores: stores(),
@@ -103,8 +108,8 @@ fn describe_session(key: &[u8], value: &[u8]) -> (Value, Value) {
 }
 
 fn describe_clock(key: &[u8], value: &[u8]) -> (Value, Value) {
-    match (processor::read_clock_key(key), value.try_into().map(i64::from_be_bytes)) {
-        (Some((step, source)), Ok(time)) => (json!({"step": step, "source": source}), json!({"stream_time": time})),
+    match (windows::split_source(key), clock::Clock::stream_time_of(value)) {
+        (Some((source, [])), time) => (json!({"source": source}), json!({"stream_time": time})),
         _ => unreadable(key, value),
     }
 }

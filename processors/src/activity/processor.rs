@@ -1,21 +1,27 @@
 //! The activity processor: checks an event, counts it, and closes what its time has made final.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::processor::{Context, Input, ProcessError, Processor, TaskSetup};
 use engram_schemas::Event as _;
-use engram_schemas::activity::{Interaction, Session, WindowCount, WindowDelta};
+use engram_schemas::activity::{Interaction, Session, TaskClock, WindowCount, WindowDelta};
 use engram_schemas::codec::{Decoder, EncodeError, Encoder};
+use engram_schemas::event::TIME_MS;
 use engram_schemas::registry::RegistryError;
 use indexmap::IndexMap;
 
+use super::clock::{Clock, Tasks, Told};
 use super::config::{ActivityConfig, Dimension, SourceConfig};
-use super::windows::{self, Counted, Step, WindowKey, push_source, split_source};
+use super::windows::{self, Counted, Step, WindowKey, push_source};
 use super::{REPARTITION, SESSIONS, WINDOWS, at, sessions};
 
 /// Sessions are looked through for those that are over, this many times a gap of event time.
 const SESSION_SWEEPS_PER_GAP: i64 = 6;
+/// A task tells the others its event time this many times a grace,
+const TOLD_PER_GRACE: i64 = 2;
+/// but not more often than once in so much of it.
+const TOLD_MS_MIN: i64 = 1_000;
 
 pub struct ActivityProcessor {
     config: ActivityConfig,
@@ -23,7 +29,11 @@ pub struct ActivityProcessor {
     windows: Encoder<WindowCount>,
     sessions: Encoder<Session>,
     deltas: Encoder<WindowDelta>,
+    clocks: Encoder<TaskClock>,
     partitions: i32,
+    tasks: Tasks,
+    /// Sources whose clock has moved in this commit.
+    moved: BTreeSet<String>,
     /// What this commit has gathered for step 2: (source, dimension, window start, key).
     gathered: IndexMap<(usize, Dimension, i64, String), Counted>,
     /// Sessions that this commit has closed: their keys leave the store, but their final record stands.
@@ -35,6 +45,8 @@ pub struct ActivityProcessor {
 impl ActivityProcessor {
     pub fn new(config: ActivityConfig, setup: &TaskSetup) -> Result<Self, ProcessError> {
         let registry = &*setup.registry;
+        let (own, count) = (setup.partition.max(0) as usize, setup.partitions.max(1) as usize);
+        let tasks = Tasks { own, count, idle_ms: config.idle_ms };
         let retry = |error: RegistryError| ProcessError::Retry(error.to_string());
         Ok(Self {
             config,
@@ -42,7 +54,10 @@ impl ActivityProcessor {
             windows: Encoder::register(registry, WINDOWS).map_err(retry)?,
             sessions: Encoder::register(registry, SESSIONS).map_err(retry)?,
             deltas: Encoder::register(registry, REPARTITION).map_err(retry)?,
+            clocks: Encoder::register(registry, REPARTITION).map_err(retry)?,
             partitions: setup.partitions,
+            tasks,
+            moved: BTreeSet::new(),
             gathered: IndexMap::new(),
             closed_sessions: HashSet::new(),
             key: Vec::new(),
@@ -55,16 +70,20 @@ impl ActivityProcessor {
         let event: Interaction = self.decoder.decode(value)?;
         let source = self.config.source(&event.source).clone();
         check(&event, input, &source, self.config.future_ms_max)?;
-        let own = partition_for(event.user.as_bytes(), self.partitions);
-        if own != input.partition.partition {
-            metrics::counter!("engram_passed_on_records_total", "service" => super::NAME).increment(1);
-            return context.emit_to(at::OUT_PASSED_ON, own, event.user.as_bytes(), Some(value));
-        }
-
-        let stream_time = self.advance(context, Step::Users, &source, event.time)?;
         let start = windows::window_start(event.time, source.size_ms);
-        if is_late(&source, Step::Users, start, stream_time) {
-            late(Step::Users);
+        if !TIME_MS.contains(&start) {
+            let detail = format!("event time {} is in a window that begins before the year 1", event.time);
+            return Err(ProcessError::reject("time-out-of-range", detail));
+        }
+        if input.source == at::EVENTS {
+            self.advance_own(context, &source, event.time)?;
+            let own = partition_for(event.user.as_bytes(), self.partitions);
+            if own != input.partition.partition {
+                metrics::counter!("engram_passed_on_records_total", "service" => super::NAME).increment(1);
+                return context.pass_on(at::OUT_PASSED_ON, own, input);
+            }
+        }
+        if self.is_late(context, &source, Step::Users, start)? {
             return Ok(());
         }
         for at in 0..self.config.dimensions.len() {
@@ -97,19 +116,26 @@ impl ActivityProcessor {
         Ok(())
     }
 
-    /// What another task has sent: what it has gathered, or an event that belongs here.
+    /// What another task has sent: what it has gathered, an event that belongs here, or how far it is.
     fn repartitioned(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
         let value = input.record.value.ok_or_else(|| ProcessError::reject("null-value", "a delta cannot be null"))?;
-        if self.decoder.type_name(value)? == Some(Interaction::NAME) {
-            return self.event(input, context);
+        match self.decoder.type_name(value)? {
+            Some(Interaction::NAME) => self.event(input, context),
+            Some(TaskClock::NAME) => self.heard(input, context),
+            _ => self.delta(value, context),
         }
+    }
+
+    fn delta(&mut self, value: &[u8], context: &mut Context<'_>) -> Result<(), ProcessError> {
         let delta: WindowDelta = self.decoder.decode(value)?;
         let dimension = Dimension::from_name(&delta.dimension)
             .ok_or_else(|| ProcessError::reject("unknown-dimension", format!("no dimension {}", delta.dimension)))?;
+        if delta.count < 1 || delta.first_ts > delta.last_ts {
+            let detail = format!("{} events from {} to {}", delta.count, delta.first_ts, delta.last_ts);
+            return Err(ProcessError::reject("wrong-delta", detail));
+        }
         let source = self.config.source(&delta.source).clone();
-        let stream_time = self.advance(context, Step::Gathered, &source, delta.last_ts)?;
-        if is_late(&source, Step::Gathered, delta.window_start, stream_time) {
-            late(Step::Gathered);
+        if self.is_late(context, &source, Step::Gathered, delta.window_start)? {
             return Ok(());
         }
         let key = WindowKey {
@@ -124,31 +150,89 @@ impl ActivityProcessor {
         Ok(windows::add(context.store(at::WINDOW_STORE), &self.key, &counted)?)
     }
 
-    /// Moves a step's event time on and closes what is over. Returns the event time reached.
-    fn advance(
-        &mut self,
-        context: &mut Context<'_>,
-        step: Step,
-        source: &SourceConfig,
-        time: i64,
-    ) -> Result<i64, ProcessError> {
+    fn heard(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
+        let value = input.record.value.expect("its type was read");
+        let clock: TaskClock = self.decoder.decode(value)?;
+        let task = usize::try_from(clock.task).ok().filter(|task| *task < self.tasks.count);
+        let task =
+            task.ok_or_else(|| ProcessError::reject("wrong-task", format!("there is no task {}", clock.task)))?;
+        let source = self.config.source(&clock.source).clone();
+        let told = Told { stream_time: clock.stream_time.unwrap_or(i64::MIN), users: clock.users.unwrap_or(i64::MIN) };
+        let (tasks, when) = (self.tasks, input.record.timestamp_ms);
+        self.move_clock(context, &source, |clock| clock.hear(tasks, task, told, when))
+    }
+
+    /// This task has read an event of that time.
+    fn advance_own(&mut self, context: &mut Context<'_>, source: &SourceConfig, time: i64) -> Result<(), ProcessError> {
         context.stream_time(time);
         if source.grace_ms.is_none() {
-            return Ok(time);
+            return Ok(());
         }
-        clock_key(&mut self.key, step, &source.source);
-        let clock = context.store(at::CLOCK_STORE);
-        let before = clock.get(&self.key)?.and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
-        if before.is_some_and(|before| before >= time) {
-            return Ok(before.unwrap_or(time));
+        clock_key(&mut self.key, &source.source);
+        let stored = context.store(at::CLOCK_STORE).get(&self.key)?;
+        if stored.and_then(Clock::stream_time_of).is_some_and(|before| before >= time) {
+            return Ok(());
         }
-        clock.put(&self.key, &time.to_be_bytes())?;
-        let before = before.unwrap_or(time);
-        self.close_windows(context, step, source, before, time)?;
-        if step == Step::Users && self.config.sessions {
-            self.close_sessions(context, source, before, time)?;
+        let tasks = self.tasks;
+        self.move_clock(context, source, |clock| clock.read(tasks, time))
+    }
+
+    /// Moves the clock of a source on, and closes what is over.
+    fn move_clock(
+        &mut self,
+        context: &mut Context<'_>,
+        source: &SourceConfig,
+        change: impl FnOnce(&mut Clock),
+    ) -> Result<(), ProcessError> {
+        let mut clock = self.clock(context, &source.source)?;
+        let before = [Step::Users, Step::Gathered].map(|step| clock.watermark(step));
+        change(&mut clock);
+        self.store_clock(context, &source.source, &mut clock)?;
+        self.moved.insert(source.source.clone());
+        for (step, before) in [Step::Users, Step::Gathered].into_iter().zip(before) {
+            if let Some(now) = clock.watermark(step).filter(|now| Some(*now) != before) {
+                self.close_windows(context, step, source, before, now)?;
+                if step == Step::Users && self.config.sessions {
+                    self.close_sessions(context, source, before, now)?;
+                }
+            }
         }
-        Ok(time)
+        Ok(())
+    }
+
+    fn clock(&mut self, context: &mut Context<'_>, source: &str) -> Result<Clock, ProcessError> {
+        clock_key(&mut self.key, source);
+        let stored = context.store(at::CLOCK_STORE).get(&self.key)?;
+        Ok(stored.map_or_else(|| Clock::new(self.tasks), |bytes| Clock::from_bytes(bytes, self.tasks)))
+    }
+
+    fn store_clock(&mut self, context: &mut Context<'_>, source: &str, clock: &mut Clock) -> Result<(), ProcessError> {
+        clock_key(&mut self.key, source);
+        clock.to_bytes(&mut self.buffer);
+        Ok(context.store(at::CLOCK_STORE).put(&self.key, &self.buffer)?)
+    }
+
+    /// Whether a window is closed already; what comes for it then is counted as late, and for nothing else.
+    fn is_late(
+        &mut self,
+        context: &mut Context<'_>,
+        source: &SourceConfig,
+        step: Step,
+        start: i64,
+    ) -> Result<bool, ProcessError> {
+        if source.grace_ms.is_none() {
+            return Ok(false);
+        }
+        clock_key(&mut self.key, &source.source);
+        let stored = context.store(at::CLOCK_STORE).get(&self.key)?;
+        let Some(watermark) = stored.and_then(|bytes| Clock::watermark_of(bytes, step)) else { return Ok(false) };
+        let number = start.div_euclid(source.size_ms);
+        let is_late = windows::last_closed(source, watermark).is_some_and(|closed| number <= closed);
+        if is_late {
+            let step = (step as u8).to_string();
+            metrics::counter!("engram_late_records_total", "service" => super::NAME, "step" => step).increment(1);
+        }
+        Ok(is_late)
     }
 
     fn close_windows(
@@ -156,17 +240,16 @@ impl ActivityProcessor {
         context: &mut Context<'_>,
         step: Step,
         source: &SourceConfig,
-        before: i64,
+        before: Option<i64>,
         now: i64,
     ) -> Result<(), ProcessError> {
-        let bound = |time| windows::closed_before(source, step, time).map(|bound| bound.div_euclid(source.size_ms));
-        // Windows begin at multiples of their size: only when the bound passes one is there something to close.
-        let (Some(old), Some(new)) = (bound(before - 1), bound(now)) else { return Ok(()) };
-        if old == new {
+        let closed = windows::last_closed(source, now);
+        let Some(last) = closed.filter(|_| before.and_then(|before| windows::last_closed(source, before)) != closed)
+        else {
             return Ok(());
-        }
-        let closed_before = windows::closed_before(source, step, now).expect("checked above");
-        for (key, value) in windows::close(context, at::WINDOW_STORE, step, &source.source, closed_before)? {
+        };
+        let last = last.saturating_mul(source.size_ms);
+        for (key, value) in windows::close(context, at::WINDOW_STORE, step, &source.source, last)? {
             if let Some(event) = windows::to_event(&key, &value, |_| source.size_ms, true) {
                 self.windows.encode(&event, &mut self.buffer).map_err(unwritable)?;
                 context.emit(at::OUT_WINDOWS, windows::record_key(&event).as_bytes(), Some(&self.buffer))?;
@@ -179,12 +262,12 @@ impl ActivityProcessor {
         &mut self,
         context: &mut Context<'_>,
         source: &SourceConfig,
-        before: i64,
+        before: Option<i64>,
         now: i64,
     ) -> Result<(), ProcessError> {
         let (Some(grace_ms), gap_ms) = (source.grace_ms, self.config.session_gap_ms) else { return Ok(()) };
         let sweep_ms = (gap_ms / SESSION_SWEEPS_PER_GAP).max(1);
-        if before.div_euclid(sweep_ms) == now.div_euclid(sweep_ms) {
+        if before.is_some_and(|before| before.div_euclid(sweep_ms) == now.div_euclid(sweep_ms)) {
             return Ok(());
         }
         // A session may grow until an event within its gap would be late.
@@ -192,10 +275,32 @@ impl ActivityProcessor {
         for (key, value) in sessions::close(context, at::SESSION_STORE, &source.source, ended)? {
             if let Some(event) = sessions::to_event(&key, &value, true) {
                 self.sessions.encode(&event, &mut self.buffer).map_err(unwritable)?;
-                let record_key = sessions::record_key(&event.user, event.session_start);
+                let record_key = sessions::record_key(&event.user, event.session_start, &event.source);
                 context.emit(at::OUT_SESSIONS, record_key.as_bytes(), Some(&self.buffer))?;
             }
             self.closed_sessions.insert(key);
+        }
+        Ok(())
+    }
+
+    /// Tells all tasks how far this one is: after all that it has sent them.
+    fn tell_clocks(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
+        for name in std::mem::take(&mut self.moved) {
+            let grace_ms = self.config.source(&name).grace_ms.unwrap_or(0);
+            let mut clock = self.clock(context, &name)?;
+            let Some(told) = clock.tell((grace_ms / TOLD_PER_GRACE).max(TOLD_MS_MIN)) else { continue };
+            self.store_clock(context, &name, &mut clock)?;
+            let known = |time: i64| (time != i64::MIN).then_some(time);
+            let event = TaskClock {
+                source: name,
+                task: self.tasks.own as i32,
+                stream_time: known(told.stream_time),
+                users: known(told.users),
+            };
+            self.clocks.encode(&event, &mut self.buffer).map_err(unwritable)?;
+            for partition in 0..self.partitions {
+                context.emit_to(at::OUT_CLOCK, partition, event.source.as_bytes(), Some(&self.buffer))?;
+            }
         }
         Ok(())
     }
@@ -231,6 +336,7 @@ impl Processor for ActivityProcessor {
 
     fn before_commit(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
         self.emit_gathered(context)?;
+        self.tell_clocks(context)?;
         let (config, buffer) = (&self.config, &mut self.buffer);
         let encoder = &self.windows;
         context.for_each_change(at::WINDOW_STORE, |key, value, out| {
@@ -247,7 +353,7 @@ impl Processor for ActivityProcessor {
                 // Closed, or merged into an earlier one: then a tombstone takes its last update back.
                 return match sessions::SessionKey::read(key) {
                     Some(merged) if !closed.contains(key) => {
-                        let key = sessions::record_key(merged.user, merged.start);
+                        let key = sessions::record_key(merged.user, merged.start, merged.source);
                         out.emit(at::OUT_SESSIONS, key.as_bytes(), None)
                     }
                     _ => Ok(()),
@@ -255,7 +361,8 @@ impl Processor for ActivityProcessor {
             };
             let Some(event) = sessions::to_event(key, value, false) else { return Ok(()) };
             encoder.encode(&event, buffer).map_err(unwritable)?;
-            out.emit(at::OUT_SESSIONS, sessions::record_key(&event.user, event.session_start).as_bytes(), Some(buffer))
+            let key = sessions::record_key(&event.user, event.session_start, &event.source);
+            out.emit(at::OUT_SESSIONS, key.as_bytes(), Some(buffer))
         })?;
         self.closed_sessions.clear();
         Ok(())
@@ -268,6 +375,7 @@ impl Processor for ActivityProcessor {
     fn reset(&mut self) {
         self.gathered.clear();
         self.closed_sessions.clear();
+        self.moved.clear();
     }
 }
 
@@ -291,26 +399,9 @@ fn check(
     Ok(())
 }
 
-fn is_late(source: &SourceConfig, step: Step, start: i64, stream_time: i64) -> bool {
-    windows::closed_before(source, step, stream_time).is_some_and(|before| start < before)
-}
-
-fn late(step: Step) {
-    metrics::counter!("engram_late_records_total", "service" => super::NAME, "step" => (step as u8).to_string())
-        .increment(1);
-}
-
-fn clock_key(bytes: &mut Vec<u8>, step: Step, source: &str) {
+fn clock_key(bytes: &mut Vec<u8>, source: &str) {
     bytes.clear();
-    bytes.push(step as u8);
     push_source(bytes, source);
-}
-
-/// Step and source of an entry of the clock store.
-pub fn read_clock_key(bytes: &[u8]) -> Option<(u8, &str)> {
-    let (&step, rest) = bytes.split_first()?;
-    let (source, rest) = split_source(rest)?;
-    rest.is_empty().then_some((step, source))
 }
 
 fn unwritable(error: EncodeError) -> ProcessError {

@@ -1,10 +1,10 @@
 //! Session windows: a user's events, each within the gap of the next, by event time and in whatever order they come.
 
 use engram_pipeline::processor::{Context, ProcessError};
-use engram_pipeline::store::Order;
+use engram_pipeline::store::{Order, OwnedEntry};
 use engram_schemas::activity::Session;
 
-use super::windows::{from_ordered, ordered, push_source, split_source};
+use super::windows::{from_ordered, ordered, push_source, split_source, with_source};
 
 /// A session's key: source (length, name), user (u16 length, bytes), first event time (ordered bytes).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub fn add(
             return false;
         }
         start = start.min(key_read.start);
-        value = SessionValue { end: value.end.max(found.end), count: value.count + found.count };
+        value = SessionValue { end: value.end.max(found.end), count: value.count.saturating_add(found.count) };
         joined.push(key.to_vec());
         true
     })?;
@@ -103,7 +103,7 @@ pub fn close(
     store: usize,
     source: &str,
     ended: i64,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ProcessError> {
+) -> Result<Vec<OwnedEntry>, ProcessError> {
     let mut from = Vec::new();
     push_source(&mut from, source);
     let mut to = from.clone();
@@ -137,6 +137,6 @@ pub fn to_event(key: &[u8], value: &[u8], is_final: bool) -> Option<Session> {
 }
 
 /// The key of a session's records in `activity.sessions`.
-pub fn record_key(user: &str, start: i64) -> String {
-    format!("{user}@{start}")
+pub fn record_key(user: &str, start: i64, source: &str) -> String {
+    with_source(format!("{user}@{start}"), source)
 }

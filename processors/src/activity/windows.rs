@@ -1,10 +1,10 @@
 //! Tumbling windows by event time: the keys and counts of the store, and what of it is closed as time goes on.
 //!
-//! Event time is tracked per step and source. Step 1 counts what is keyed by user, as the input is partitioned by user;
-//! step 2 counts what other dimensions gathered, after their repartition.
+//! The first step counts by user, as the input is partitioned by user; the second counts what was gathered by other
+//! dimensions, after its repartition. Each has a watermark of its own (`clock`).
 
 use engram_pipeline::processor::{Context, ProcessError};
-use engram_pipeline::store::{Order, Store, StoreError};
+use engram_pipeline::store::{Order, OwnedEntry, Store, StoreError};
 use engram_schemas::activity::WindowCount;
 
 use super::config::{Dimension, SourceConfig};
@@ -75,7 +75,7 @@ impl Counted {
     }
 
     pub fn merge(&mut self, other: &Self) {
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
     }
@@ -101,16 +101,11 @@ pub fn window_start(time: i64, size_ms: i64) -> i64 {
     time - time.rem_euclid(size_ms)
 }
 
-/// The windows that are closed once event time has reached `stream_time` begin before this; `None`: none ever is.
-pub fn closed_before(config: &SourceConfig, step: Step, stream_time: i64) -> Option<i64> {
-    // Step 2 hears of an event only after step 1, whose tasks may be a grace apart: it waits for one more.
-    let graces = match step {
-        Step::Users => 1,
-        Step::Gathered => 2,
-    };
-    let grace_ms = config.grace_ms?.saturating_mul(graces);
-    // A window is closed when start + size + grace <= stream time.
-    Some(stream_time.saturating_sub(grace_ms).saturating_sub(config.size_ms).saturating_add(1))
+/// The number of the last window (start / size) that is closed once the watermark has reached `time`: the last with
+/// start + size + grace <= time. `None`: none ever is.
+pub fn last_closed(config: &SourceConfig, time: i64) -> Option<i64> {
+    let closed = time.saturating_sub(config.grace_ms?).saturating_sub(config.size_ms);
+    Some(closed.div_euclid(config.size_ms))
 }
 
 /// Adds to a window.
@@ -145,22 +140,27 @@ pub fn to_event(key: &[u8], value: &[u8], size_of: impl Fn(&str) -> i64, is_fina
 
 /// The key of a window's records in `activity.windows`.
 pub fn record_key(event: &WindowCount) -> String {
-    format!("{}:{}@{}", event.dimension, event.key, event.window_start)
+    with_source(format!("{}:{}@{}", event.dimension, event.key, event.window_start), &event.source)
 }
 
-/// Takes the windows of a step and source that begin before `before` out of the store: the entries are final.
+/// What has windows of its own has keys of its own.
+pub fn with_source(key: String, source: &str) -> String {
+    if source.is_empty() { key } else { format!("{key}/{source}") }
+}
+
+/// Takes the windows of a step and source that begin at `last` or before out of the store: the entries are final.
 pub fn close(
     context: &mut Context<'_>,
     store: usize,
     step: Step,
     source: &str,
-    before: i64,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ProcessError> {
+    last: i64,
+) -> Result<Vec<OwnedEntry>, ProcessError> {
     let mut from = vec![step as u8];
     push_source(&mut from, source);
     let mut to = from.clone();
     from.extend_from_slice(&ordered(i64::MIN));
-    to.extend_from_slice(&ordered(before));
+    to.extend_from_slice(&ordered(last.saturating_add(1)));
     let mut closed = Vec::new();
     let store = context.store(store);
     store.range(&from, &to, Order::Ascending, |key, value| {

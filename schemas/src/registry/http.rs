@@ -412,8 +412,11 @@ mod tests {
 
     use super::*;
 
-    /// Gives these answers in turn, and then what it was asked: first line, authorization, body.
-    fn serve(answers: Vec<(u16, &'static str)>) -> (String, JoinHandle<Vec<(String, String, String)>>) {
+    /// First line, authorization, body.
+    type Asked = (String, String, String);
+
+    /// Gives these answers in turn, and then what it was asked.
+    fn serve(answers: Vec<(u16, &'static str)>) -> (String, JoinHandle<Vec<Asked>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let server = std::thread::spawn(move || {

@@ -12,6 +12,8 @@ pub mod state;
 
 use std::error::Error;
 
+use serde_json::Value;
+
 use crate::SchemaId;
 use crate::compatibility::Level;
 
@@ -127,13 +129,15 @@ pub enum RegistryError {
 
 /// A schema's text for comparison: two schemas are the same if these are equal.
 ///
-/// White space and the order of attributes do not count. Docs, aliases and defaults do, unlike in Avro's parsing
-/// canonical form: they matter to readers. Text that is not JSON (other kinds of schema) stands for itself.
+/// White space, the order of attributes and the ways to write one name or one primitive type do not count: clients send
+/// a schema as it stands in a file, or as their library prints it. Docs, aliases and defaults do count, unlike in Avro's
+/// parsing canonical form: they matter to readers. Text that is not JSON (other kinds of schema) stands for itself.
 ///
 /// Source: Confluent Schema Registry, `AvroSchema::canonicalString`.
 pub fn canonical(schema: &str) -> String {
-    match serde_json::from_str::<serde_json::Value>(schema) {
+    match serde_json::from_str::<Value>(schema) {
         Ok(mut value) => {
+            unify(&mut value, "");
             value.sort_all_objects();
             value.to_string()
         }
@@ -141,9 +145,74 @@ pub fn canonical(schema: &str) -> String {
     }
 }
 
+/// Writes a type, and those within, in one way: `{"type": T}` as T, names in full, no `order` that is the default.
+/// `namespace` is the enclosing one.
+fn unify(schema: &mut Value, namespace: &str) {
+    match schema {
+        Value::String(name) => *name = full_name(name, namespace),
+        Value::Array(branches) => branches.iter_mut().for_each(|branch| unify(branch, namespace)),
+        Value::Object(attributes) if attributes.len() == 1 && attributes.contains_key("type") => {
+            let mut inner = attributes["type"].take();
+            unify(&mut inner, namespace);
+            *schema = inner;
+        }
+        Value::Object(attributes) => {
+            let own = attributes.remove("namespace");
+            let mut inner = own.as_ref().and_then(Value::as_str).unwrap_or(namespace).to_owned();
+            if let Some(Value::String(name)) = attributes.get_mut("name") {
+                *name = full_name(name, &inner);
+                inner = name.rsplit_once('.').map_or_else(String::new, |(namespace, _)| namespace.to_owned());
+            }
+            for attribute in ["type", "items", "values"] {
+                if let Some(nested) = attributes.get_mut(attribute) {
+                    unify(nested, &inner);
+                }
+            }
+            for field in attributes.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
+                let Some(field) = field.as_object_mut() else { continue };
+                if let Some(nested) = field.get_mut("type") {
+                    unify(nested, &inner);
+                }
+                if field.get("order").is_some_and(|order| order == "ascending") {
+                    field.remove("order");
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn full_name(name: &str, namespace: &str) -> String {
+    const TYPES: [&str; 14] = [
+        "null", "boolean", "int", "long", "float", "double", "bytes", "string", "record", "error", "enum", "array",
+        "map", "fixed",
+    ];
+    if namespace.is_empty() || name.contains('.') || TYPES.contains(&name) {
+        name.to_owned()
+    } else {
+        format!("{namespace}.{name}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::canonical;
+
+    #[test]
+    fn one_schema_has_one_form() {
+        let file = r#"{"type": "record", "name": "R", "namespace": "a.b", "fields": [
+            {"name": "x", "type": {"type": "string"}, "order": "ascending"},
+            {"name": "y", "type": ["null", {"type": "fixed", "name": "F", "size": 2}]},
+            {"name": "z", "type": {"type": "array", "items": "a.b.F"}, "default": []}]}"#;
+        let printed = r#"{"name": "a.b.R", "type": "record", "fields": [
+            {"type": "string", "name": "x"}, {"type": ["null", {"type": "fixed", "namespace": "a.b", "name": "F", "size": 2}],
+            "name": "y"}, {"default": [], "type": {"items": "F", "type": "array"}, "name": "z"}]}"#;
+        assert_eq!(canonical(file), canonical(printed));
+        assert_eq!(canonical(r#"{"type": "string"}"#), canonical(r#""string""#));
+        assert_ne!(canonical(r#"{"type": "fixed", "name": "F", "size": 2}"#), canonical(&file.replace('R', "F")));
+        let elsewhere = file.replace("\"a.b\"", "\"a.c\"");
+        assert_ne!(canonical(file), canonical(&elsewhere));
+    }
 
     #[test]
     fn white_space_and_order_do_not_count_but_docs_do() {

@@ -42,6 +42,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use apache_avro::Schema;
+use apache_avro::schema::ResolvedSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{RegisteredSchema, RegistryError, Version, canonical};
@@ -523,7 +524,9 @@ fn validate(schema: &str) -> Result<String, RegistryError> {
         let message = format!("a schema of {} bytes is too large, {SCHEMA_BYTES_MAX} at most", schema.len());
         return Err(RegistryError::Refused(message));
     }
-    Schema::parse_str(schema).map_err(invalid)?;
+    let parsed = Schema::parse_str(schema).map_err(invalid)?;
+    // The parser lets a name be defined twice; nothing could read such a schema's records.
+    ResolvedSchema::new(&parsed).map_err(invalid)?;
     Ok(canonical(schema))
 }
 

@@ -167,7 +167,12 @@ pub fn restore(bed: &Bed, measured: &Measured, folder: &Path) -> anyhow::Result<
     let (mut records, mut bytes) = (0, 0);
     for partition in 0..bed.partitions {
         let files = Files::open(&folder.join("restored").join(partition.to_string()), &budget)?;
-        let restored = changelog::restore(&*bed.log, &TopicPartition::new(topic.as_str(), partition), &files)?;
+        let restored = changelog::restore(
+            &*bed.log,
+            &TopicPartition::new(topic.as_str(), partition),
+            &files,
+            &AtomicBool::new(false),
+        )?;
         records += restored.records;
         bytes += restored.bytes;
     }

@@ -120,7 +120,7 @@ impl<'a> Fixture<'a> {
 
 /// A consumer with what it has read so far, by the index of the partition.
 pub struct Reading {
-    pub consumer: Box<dyn Consumer>,
+    consumer: Box<dyn Consumer>,
     partitions: Vec<TopicPartition>,
     positions: Vec<i64>,
     pub records: Vec<Vec<OwnedRecord>>,

@@ -72,6 +72,7 @@ pub const CASES: &[Case] = cases![
     records::a_record_beyond_the_topics_limit_is_refused,
     records::writing_to_what_does_not_exist_names_it,
     records::a_compacted_topic_keeps_the_last_value_of_each_key,
+    topics::a_log_has_one_name,
     topics::created_topics_are_listed_by_name,
     topics::an_existing_topic_is_left_as_it_is,
     topics::a_deleted_topic_is_gone_with_its_records,

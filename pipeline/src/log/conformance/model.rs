@@ -28,7 +28,6 @@ struct Side {
 }
 
 pub fn random_transactions_agree_with_a_model(fixture: &Fixture<'_>) {
-    println!("{}: seed {}", fixture.prefix, fixture.seed);
     let mut random = Random(fixture.seed);
     let topic = fixture.topic("topic", PARTITIONS as i32);
     let partitions: Vec<_> = (0..PARTITIONS).map(|number| TopicPartition::new(topic.as_str(), number as i32)).collect();
@@ -62,15 +61,12 @@ pub fn random_transactions_agree_with_a_model(fixture: &Fixture<'_>) {
                 side.open.clear();
             }
             // Another life of this producer: what it had open is aborted.
-            _ if random.below(4) == 0 => {
+            _ => {
                 side.producer = fixture.transactional(["one", "two"][which]);
                 side.open.clear();
             }
-            _ => {
-                let index = random.below(PARTITIONS);
-                reader.fetch(index, 1 + random.below(5));
-            }
         }
+        reader.fetch(random.below(PARTITIONS), 1 + random.below(5));
         for record in reader.records.iter().flatten() {
             let text = record.text();
             assert!(committed.contains(&text), "seed {}, step {step}: {text} is not committed", fixture.seed);

@@ -7,7 +7,13 @@ fn listed(fixture: &Fixture<'_>) -> Vec<TopicInfo> {
     let topics = fixture.log.topics().expect("topics can be listed");
     assert!(topics.is_sorted_by(|a, b| a.name < b.name), "topics are ordered by name");
     assert!(!topics.iter().any(|topic| topic.name.starts_with("__")), "internal topics are left out");
-    topics.into_iter().filter(|topic| topic.name.starts_with(&fixture.prefix)).collect()
+    topics.into_iter().filter(|topic| topic.name.starts_with(&fixture.name(""))).collect()
+}
+
+pub fn a_log_has_one_name(fixture: &Fixture<'_>) {
+    let id = fixture.log.id().expect("a log has a name");
+    assert!(!id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)), "{id}");
+    assert_eq!(fixture.log.id().expect("a log has a name"), id, "it stays");
 }
 
 pub fn created_topics_are_listed_by_name(fixture: &Fixture<'_>) {

@@ -79,7 +79,8 @@ impl Buffer {
 impl Records {
     fn push(&mut self, record: &NewRecord<'_>, tracked: bool) -> usize {
         let before = self.payloads.len();
-        stored::put_payload(&mut self.payloads, record, record.timestamp_ms.unwrap_or_else(crate::clock::now_ms));
+        let timestamp_ms = record.timestamp_ms.filter(|time| *time != 0);
+        stored::put_payload(&mut self.payloads, record, timestamp_ms.unwrap_or_else(crate::clock::now_ms));
         self.ends.push(self.payloads.len());
         if tracked {
             self.tracked = Some(self.ends.len());
@@ -96,12 +97,12 @@ impl Records {
         })
     }
 
-    /// Whether the payloads lie one after the other and fill the bytes.
+    /// Whether the payloads are whole, lie one after the other and fill the bytes.
     pub fn is_sound(&self) -> bool {
         self.ends.is_sorted()
             && self.ends.last() == Some(&self.payloads.len())
             && self.tracked.is_none_or(|tracked| (1..=self.ends.len()).contains(&tracked))
-            && self.payloads().all(|payload| payload.len() >= 8)
+            && self.payloads().all(stored::is_payload)
     }
 }
 

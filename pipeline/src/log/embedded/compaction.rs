@@ -19,14 +19,12 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::files::{Files, Write};
 use super::view::{self, Place};
 use super::{keys, stored::Stored};
-use crate::log::LogError;
+use crate::log::{LogError, TOMBSTONE_RETENTION_MS};
 
 /// Keys held in memory at a time, of 32 bytes or so each.
 const KEYS_MAX: usize = 1 << 20;
 /// A log that is opened is compacted where at least as many records came since the last time.
 const RECORDS_MIN_AT_START: i64 = 100_000;
-/// Readers that were slow have as long to see that a key was deleted.
-const TOMBSTONE_AGE_MS: i64 = 24 * 60 * 60 * 1000;
 const REQUESTS_MAX: usize = 64;
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -101,11 +99,13 @@ pub fn compact(files: &Files, job: Job, now_ms: i64, stop: &AtomicBool, keys_max
     let mut from = cleaned(files, place)?;
     while from < stable && !stop.load(Ordering::Relaxed) {
         let (newest, to) = newest_of_keys(files, place, (from, stable), stop, keys_max)?;
-        let last = last_offset(files, place, stable)?;
+        let Some((last, newest_ms)) = last_record(files, place, stable)? else { return Ok(()) };
+        // By the partition's own time: while nothing was written, no reader can have seen anything either.
+        let old_ms = now_ms.min(newest_ms) - TOMBSTONE_RETENTION_MS;
         let superseded = |record: &Stored| {
-            let Some(key) = record.key().filter(|_| Some(record.offset) != last) else { return false };
+            let Some(key) = record.key().filter(|_| record.offset != last) else { return false };
             newest.get(&xxh3_128(key)).is_some_and(|newest| *newest > record.offset)
-                || (record.value().is_none() && record.timestamp_ms < now_ms - TOMBSTONE_AGE_MS)
+                || (record.value().is_none() && record.timestamp_ms < old_ms)
         };
         if !remove(files, place, to, superseded, stop)? {
             return Ok(());
@@ -163,10 +163,14 @@ fn remove(
     Ok(done)
 }
 
-fn last_offset(files: &Files, place: Place, stable: i64) -> Result<Option<i64>, LogError> {
+/// Offset and time of the last record before `stable`.
+fn last_record(files: &Files, place: Place, stable: i64) -> Result<Option<(i64, i64)>, LogError> {
     let key = |offset| keys::record(place.topic, place.partition, offset);
     let mut records = files.range(&key(view::FIRST_OFFSET), &key(stable));
     records.seek_to_last();
     records.status().map_err(|error| files.error(&error))?;
-    Ok(records.key().and_then(keys::record_offset))
+    let Some((key, bytes)) = records.item() else { return Ok(None) };
+    let offset = keys::record_offset(key).ok_or_else(|| files.corrupt("a record's key is not readable"))?;
+    let record = Stored::decode(offset, bytes).map_err(|reason| files.corrupt(reason))?;
+    Ok(Some((offset, record.timestamp_ms)))
 }

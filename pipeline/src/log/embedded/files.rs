@@ -231,13 +231,19 @@ fn classify(dir: &str, kind: ErrorKind, text: &str) -> LogError {
         return LogError::Full(dir.to_owned());
     }
     match kind {
-        ErrorKind::IOError if text.to_lowercase().contains("lock") => LogError::Refused(format!(
-            "the log in {dir} is in use by another process: stop the 'engram up' that runs there, \
-             or give another folder with --data"
+        ErrorKind::IOError if is_lock_conflict(text) => LogError::Refused(format!(
+            "the log in {dir} is in use by another process: stop the engram that runs there, or give another folder with \
+             --data"
         )),
         ErrorKind::Corruption => corrupt(dir, text),
         _ => LogError::failed(format!("the log in {dir} cannot be used"), text),
     }
+}
+
+/// Whether RocksDB found its folder locked; other trouble with its LOCK file is none of that.
+pub fn is_lock_conflict(text: &str) -> bool {
+    text.contains("lock hold by current process")
+        || (text.contains("While lock file") && text.contains("temporarily unavailable"))
 }
 
 #[cfg(test)]
@@ -260,6 +266,8 @@ mod tests {
     fn errors_say_what_to_do() {
         let full = classify("data", ErrorKind::IOError, "IO error: No space left on device: While appending to file");
         assert!(matches!(full, LogError::Full(dir) if dir == "data"));
+        let denied = "IO error: Permission denied: While open a file for lock: data/blocks/LOCK";
+        assert!(matches!(classify("data", ErrorKind::IOError, denied), LogError::Failed { .. }));
         let corrupt = classify("data", ErrorKind::Corruption, "Corruption: block checksum mismatch");
         assert!(matches!(corrupt, LogError::Corrupt { what, .. } if what.contains("data")));
     }

@@ -23,8 +23,8 @@ use super::bytes::Input;
 use super::range;
 use crate::log::{CommitError, GroupInfo, LogError, MemberOptions, Membership, Rebalance, TopicPartition};
 
-/// How long a rebalance waits for a member that does not poll (`session.timeout.ms`).
-const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a rebalance waits for a member that does not poll (`max.poll.interval.ms`): it may be restoring its stores.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Default)]
 pub struct Coordinator {

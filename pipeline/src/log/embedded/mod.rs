@@ -47,9 +47,11 @@ use producer::{EmbeddedProducer, To};
 use request::{Epoch, Request, encode_answer};
 use view::View;
 
+pub(crate) use files::is_lock_conflict;
+
 use super::{
     CommitError, Consumer, GroupConsumer, GroupInfo, Log, LogError, MemberOptions, OffsetRange, Producer,
-    ProducerOptions, TopicInfo, TopicPartition, TopicSpec,
+    ProducerOptions, TopicInfo, TopicPartition, TopicSpec, copartition,
 };
 
 /// The records of one transaction, in bytes; they are in memory until it is committed.
@@ -119,6 +121,10 @@ impl EmbeddedLog {
 }
 
 impl Log for EmbeddedLog {
+    fn id(&self) -> Result<String, LogError> {
+        Ok("embedded".to_owned())
+    }
+
     fn topics(&self) -> Result<Vec<TopicInfo>, LogError> {
         let topics = self.view().topics()?.into_iter().filter(|(name, _)| !name.starts_with("__"));
         Ok(topics.map(|(name, topic)| TopicInfo { name, partitions: topic.partitions.cast_signed() }).collect())
@@ -185,7 +191,10 @@ impl Log for EmbeddedLog {
 
     fn member(&self, options: &MemberOptions) -> Result<Box<dyn GroupConsumer>, LogError> {
         match &self.access {
-            Access::Owner(owner) => Ok(Box::new(Member::join(Arc::clone(owner), options)?)),
+            Access::Owner(owner) => {
+                copartition::check(&self.topics()?, &options.topics)?;
+                Ok(Box::new(Member::join(Arc::clone(owner), options)?))
+            }
             Access::Beside(_) => Err(LogError::Refused(format!(
                 "group {} has members only in the process that owns the log: run its services there",
                 options.group

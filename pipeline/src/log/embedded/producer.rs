@@ -100,7 +100,7 @@ impl EmbeddedProducer {
         match &self.to {
             To::Owner(owner, _) => track(&mut self.tracked, &owner.write(None, Vec::new(), buffer, None)?),
             To::Beside(beside, _) => {
-                let answer = beside.commit(Request::Write { epoch: None, buffer })?;
+                let answer = beside.commit(Request::Write { epoch: None, buffer }).map_err(unanswered)?;
                 self.tracked.extend(answer.tracked);
             }
         }
@@ -126,13 +126,7 @@ impl EmbeddedProducer {
             To::Owner(owner, ticket) => drop(owner.write(ticket.as_ref(), runs, buffer, positions)?),
             To::Beside(beside, epoch) => {
                 no_positions(positions)?;
-                drop(beside.commit(Request::Write { epoch: epoch.clone(), buffer }).map_err(|error| match error {
-                    // The owner may have got it all the same.
-                    CommitError::Log(LogError::Unreachable { address, reason }) => {
-                        CommitError::Unknown(format!("{address}: {reason}"))
-                    }
-                    error => error,
-                })?);
+                drop(beside.commit(Request::Write { epoch: epoch.clone(), buffer }).map_err(unanswered)?);
             }
         }
         Ok(())
@@ -229,6 +223,16 @@ pub fn execute(owner: &Owner, request: Request) -> Result<Answer, CommitError> {
 
 fn track(tracked: &mut BTreeMap<TopicPartition, i64>, runs: &[Reserved]) {
     tracked.extend(runs.iter().filter_map(|run| run.tracked_end().map(|end| (run.partition.clone(), end))));
+}
+
+/// The owner may have got a write that it did not answer.
+fn unanswered(error: CommitError) -> CommitError {
+    match error {
+        CommitError::Log(LogError::Unreachable { address, reason }) => {
+            CommitError::Unknown(format!("{address}: {reason}"))
+        }
+        error => error,
+    }
 }
 
 fn no_positions(positions: Option<GroupPositions<'_>>) -> Result<(), LogError> {

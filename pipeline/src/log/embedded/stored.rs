@@ -38,6 +38,22 @@ pub fn payload_len(record: &NewRecord<'_>) -> usize {
     8 + bytes(record.key) + bytes(record.value) + 4 + headers
 }
 
+/// Whether these bytes are what `put_payload` appends.
+pub fn is_payload(bytes: &[u8]) -> bool {
+    let mut input = Input::new(bytes);
+    let mut read = || {
+        input.i64()?;
+        input.range()?;
+        input.range()?;
+        for _ in 0..input.u32()? {
+            input.range()??;
+            input.range()?;
+        }
+        Some(())
+    };
+    read().is_some() && input.is_at_end()
+}
+
 pub fn payload_timestamp(payload: &[u8]) -> i64 {
     payload.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
 }
@@ -133,6 +149,7 @@ mod tests {
         put_payload(&mut payload, record, record.timestamp_ms.unwrap());
         assert_eq!(payload.len(), payload_len(record));
         assert_eq!(payload_timestamp(&payload), record.timestamp_ms.unwrap());
+        assert!(is_payload(&payload) && (0..payload.len()).all(|len| !is_payload(&payload[..len])));
         encode(&mut out, 3, 9, &payload);
         out
     }

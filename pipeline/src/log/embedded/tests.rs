@@ -10,7 +10,7 @@ use super::files::Write;
 use super::{Access, EmbeddedLog, Forward, keys, view};
 use crate::log::{
     Cleanup, CommitError, Consumer, GroupPositions, Log, LogError, MemberOptions, NewRecord, OffsetRange, Producer,
-    ProducerOptions, Rebalance, TopicPartition, TopicSpec,
+    ProducerOptions, Rebalance, TOMBSTONE_RETENTION_MS, TopicPartition, TopicSpec,
 };
 
 fn with_topic(log: EmbeddedLog, cleanup: Cleanup) -> EmbeddedLog {
@@ -207,8 +207,11 @@ fn compaction_keeps_the_last_of_each_key() {
     assert_eq!(run(6, 6, 1), "2=2 3=- 5=-", "one key at a time");
     write(&mut *writer, &["d"]);
     writer.flush().unwrap();
-    assert_eq!(run(7, i64::MAX, 10), "2=2 6=d", "old tombstones go");
-    assert_eq!(offsets(&log), OffsetRange { first: 0, stable: 7, end: 7 });
+    assert_eq!(run(7, i64::MAX, 10), "2=2 3=- 5=- 6=d", "nothing is old by the partition's own time");
+    writer.write(&record(6 + TOMBSTONE_RETENTION_MS, "e", Some("e")), false).unwrap();
+    writer.flush().unwrap();
+    assert_eq!(run(8, i64::MAX, 10), "2=2 6=d 7=e", "old tombstones go");
+    assert_eq!(offsets(&log), OffsetRange { first: 0, stable: 8, end: 8 });
 }
 
 #[test]

@@ -9,7 +9,26 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::REQUEST_TIMEOUT;
-use crate::log::{Cleanup, GroupInfo, LogError, OffsetRange, TopicInfo, TopicPartition, TopicSpec};
+use crate::log::{
+    Cleanup, GroupInfo, LogError, OffsetRange, TOMBSTONE_RETENTION_MS, TopicInfo, TopicPartition, TopicSpec,
+};
+
+/// Records that say they were written later than this from now are refused: what is too far in the future is judged by
+/// when it was written.
+const TIMESTAMP_AHEAD_MS: &str = "3600000";
+
+/// Between two looks at something that the brokers will know soon.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+pub fn id(client: &BaseConsumer, brokers: &str) -> Result<String, LogError> {
+    let cluster = client.client().fetch_cluster_id(REQUEST_TIMEOUT).ok_or_else(|| LogError::Unreachable {
+        address: brokers.to_owned(),
+        reason: "the brokers did not tell the id of their cluster".to_owned(),
+    })?;
+    // A cluster's id is URL-safe base64, though nothing keeps an operator from another.
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
+    Ok(format!("kafka-{}", cluster.chars().map(allowed).collect::<String>()))
+}
 
 pub fn topics(client: &BaseConsumer, brokers: &str) -> Result<Vec<TopicInfo>, LogError> {
     let metadata = client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|error| LogError::Unreachable {
@@ -36,6 +55,7 @@ pub fn create_topics(admin: &AdminClient<DefaultClientContext>, topics: &[TopicS
     if topics.is_empty() {
         return Ok(());
     }
+    let tombstones_ms = TOMBSTONE_RETENTION_MS.to_string();
     let sizes: Vec<String> = topics.iter().map(|topic| topic.max_message_bytes.to_string()).collect();
     let new: Vec<NewTopic<'_>> = topics
         .iter()
@@ -45,10 +65,12 @@ pub fn create_topics(admin: &AdminClient<DefaultClientContext>, topics: &[TopicS
             let new = NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(-1))
                 .set("max.message.bytes", size);
             match topic.cleanup {
-                Cleanup::Keep => {
-                    new.set("cleanup.policy", "delete").set("retention.ms", "-1").set("retention.bytes", "-1")
-                }
-                Cleanup::Compact => new.set("cleanup.policy", "compact"),
+                Cleanup::Keep => new
+                    .set("cleanup.policy", "delete")
+                    .set("retention.ms", "-1")
+                    .set("retention.bytes", "-1")
+                    .set("message.timestamp.after.max.ms", TIMESTAMP_AHEAD_MS),
+                Cleanup::Compact => new.set("cleanup.policy", "compact").set("delete.retention.ms", &tombstones_ms),
             }
         })
         .collect();
@@ -75,7 +97,7 @@ pub fn wait_for_topics(client: &BaseConsumer, brokers: &str, wanted: &[TopicSpec
         if Instant::now() > deadline {
             return Err(LogError::failed("created topics did not appear", "the brokers do not list them"));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 
@@ -99,10 +121,18 @@ pub fn offsets(
     committed: &BaseConsumer,
     partition: &TopicPartition,
 ) -> Result<OffsetRange, LogError> {
-    let ask = |client: &BaseConsumer| {
-        client
-            .fetch_watermarks(&partition.topic, partition.partition, REQUEST_TIMEOUT)
-            .map_err(|error| LogError::failed(format!("cannot read the offsets of {partition}"), error))
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let ask = |client: &BaseConsumer| loop {
+        match client.fetch_watermarks(&partition.topic, partition.partition, REQUEST_TIMEOUT) {
+            Ok(found) => return Ok(found),
+            // A new topic, or one whose leader has changed: soon the brokers know.
+            Err(KafkaError::MetadataFetch(Code::NotLeaderForPartition | Code::LeaderNotAvailable))
+                if Instant::now() < deadline =>
+            {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            Err(error) => return Err(LogError::failed(format!("cannot read the offsets of {partition}"), error)),
+        }
     };
     // The stable offset first: it only grows, so it cannot be beyond an end that is read later.
     let (first, stable) = ask(committed)?;
@@ -184,24 +214,6 @@ pub fn delete_group(admin: &AdminClient<DefaultClientContext>, group: &str) -> R
         }
     }
     Ok(())
-}
-
-/// Partition p of every input belongs to task p, so all inputs of a group must have as many partitions.
-pub fn check_copartitioned(known: &[TopicInfo], topics: &[String]) -> Result<(), LogError> {
-    let mut counts = Vec::with_capacity(topics.len());
-    for name in topics {
-        let topic = known.iter().find(|topic| topic.name == *name);
-        let topic = topic.ok_or_else(|| LogError::Refused(format!("topic {name} does not exist")))?;
-        counts.push((name, topic.partitions));
-    }
-    if counts.windows(2).all(|pair| pair[0].1 == pair[1].1) {
-        return Ok(());
-    }
-    let listed: Vec<String> = counts.iter().map(|(name, count)| format!("{name} has {count}")).collect();
-    Err(LogError::Refused(format!(
-        "the inputs of a service need equal partition counts, but {}: recreate them with the same number",
-        listed.join(", ")
-    )))
 }
 
 fn admin_options() -> AdminOptions {

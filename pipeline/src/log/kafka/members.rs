@@ -16,7 +16,14 @@ use crate::log::{CommitError, LogError, Membership};
 
 #[derive(Default)]
 pub struct Members {
-    table: Mutex<(u64, HashMap<u64, Weak<BaseConsumer<GroupContext>>>)>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Keys are never used twice.
+    last_key: u64,
+    members: HashMap<u64, Weak<BaseConsumer<GroupContext>>>,
 }
 
 /// A member's consumer, for the time of one commit.
@@ -25,22 +32,22 @@ pub struct Member(Arc<BaseConsumer<GroupContext>>);
 impl Members {
     pub fn add(&self, consumer: &Arc<BaseConsumer<GroupContext>>) -> Membership {
         let mut table = self.lock();
-        table.1.retain(|_, member| member.strong_count() > 0);
-        table.0 += 1;
-        let key = table.0;
-        table.1.insert(key, Arc::downgrade(consumer));
+        table.members.retain(|_, member| member.strong_count() > 0);
+        table.last_key += 1;
+        let key = table.last_key;
+        table.members.insert(key, Arc::downgrade(consumer));
         Membership(Arc::from(key.to_be_bytes()))
     }
 
     pub fn get(&self, membership: &Membership) -> Result<Member, CommitError> {
         let key = <[u8; 8]>::try_from(&*membership.0).map(u64::from_be_bytes);
         key.ok()
-            .and_then(|key| self.lock().1.get(&key).and_then(Weak::upgrade))
+            .and_then(|key| self.lock().members.get(&key).and_then(Weak::upgrade))
             .map(Member)
             .ok_or_else(|| CommitError::Fenced("the member has left its group".to_owned()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, (u64, HashMap<u64, Weak<BaseConsumer<GroupContext>>>)> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

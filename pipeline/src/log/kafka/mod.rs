@@ -17,7 +17,7 @@ use rdkafka::consumer::{BaseConsumer, DefaultConsumerContext};
 
 use super::{
     Consumer, GroupConsumer, GroupInfo, Log, LogError, MemberOptions, OffsetRange, Producer, ProducerOptions,
-    TopicInfo, TopicPartition, TopicSpec,
+    TopicInfo, TopicPartition, TopicSpec, copartition,
 };
 use consumer::{GroupContext, KafkaConsumer};
 use members::Members;
@@ -91,6 +91,8 @@ impl KafkaLog {
             ("partition.assignment.strategy", "range"),
             ("session.timeout.ms", "10000"),
             ("heartbeat.interval.ms", "1000"),
+            // A worker does not poll while it restores its stores.
+            ("max.poll.interval.ms", "900000"),
             ("fetch.wait.max.ms", "100"),
             ("fetch.queue.backoff.ms", "5"),
             ("fetch.error.backoff.ms", "50"),
@@ -131,6 +133,10 @@ fn base_config(options: &KafkaOptions) -> ClientConfig {
 }
 
 impl Log for KafkaLog {
+    fn id(&self) -> Result<String, LogError> {
+        admin::id(&self.uncommitted, &self.options.brokers)
+    }
+
     fn topics(&self) -> Result<Vec<TopicInfo>, LogError> {
         admin::topics(&self.uncommitted, &self.options.brokers)
     }
@@ -176,7 +182,7 @@ impl Log for KafkaLog {
     }
 
     fn member(&self, options: &MemberOptions) -> Result<Box<dyn GroupConsumer>, LogError> {
-        admin::check_copartitioned(&self.topics()?, &options.topics)?;
+        copartition::check(&self.topics()?, &options.topics)?;
         let mut config = self.consumer_config(&options.group, &options.client_id);
         if let Some(instance) = &options.instance_id {
             config.set("group.instance.id", instance);

@@ -289,6 +289,28 @@ impl NativeProducer {
         TopicHandle(unsafe { rd::rd_kafka_topic_new(self.client, name.as_ptr(), ptr::null_mut()) })
     }
 
+    /// How many partitions a topic has, as the brokers say; `Err` with their reason.
+    pub fn partitions(&self, topic: TopicHandle, timeout_ms: i32) -> Result<i32, Code> {
+        let mut metadata = ptr::null();
+        // SAFETY: librdkafka fills in a structure that is ours to destroy if it succeeds; it holds the one topic asked for.
+        unsafe {
+            match rd::rd_kafka_metadata(self.client, 0, topic.0, &mut metadata, timeout_ms) {
+                Code::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+                error => return Err(error),
+            }
+            let found = ((*metadata).topic_cnt == 1).then(|| {
+                let topic = &*(*metadata).topics;
+                (topic.err, topic.partition_cnt)
+            });
+            rd::rd_kafka_metadata_destroy(metadata);
+            match found {
+                Some((Code::RD_KAFKA_RESP_ERR_NO_ERROR, count)) => Ok(count),
+                Some((error, _)) => Err(error),
+                None => Err(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART),
+            }
+        }
+    }
+
     pub fn forget_topic(&self, topic: TopicHandle) {
         // SAFETY: made by `topic`, forgotten once, before the client.
         unsafe { rd::rd_kafka_topic_destroy(topic.0) }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaRespErr as Code;
 use rdkafka::{Offset, TopicPartitionList};
@@ -15,6 +16,9 @@ use crate::log::{CommitError, GroupPositions, LogError, NewRecord, Producer, Top
 const REQUEST_TIMEOUT_MS: i32 = 30_000;
 /// How long to wait for the transaction coordinator at start; it may be loading, or a broker may just be restarting.
 const INIT_TIMEOUT_MS: i32 = 30_000;
+/// A topic that was created by another broker's word is known to all after so long.
+const NEW_TOPIC_MAX: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Delivery reports are served after so many writes, so that they do not pile up.
 const WRITES_PER_POLL: u32 = 1_000;
 /// Retries of a call that librdkafka says may be repeated.
@@ -32,6 +36,8 @@ pub struct KafkaProducer {
 struct Topic {
     handle: TopicHandle,
     name: Arc<str>,
+    /// Partitions, as the brokers said last.
+    count: i32,
     /// By partition. Boxed: librdkafka holds pointers to them until the records are delivered.
     partitions: Vec<Option<Box<Partition>>>,
 }
@@ -63,10 +69,45 @@ impl KafkaProducer {
         if !self.topics.contains_key(name) {
             let c_name = native::c_name(name)
                 .ok_or_else(|| LogError::Refused(format!("{name:?} is not a topic name: it has a NUL character")))?;
-            let topic = Topic { handle: self.native.topic(&c_name), name: name.into(), partitions: Vec::new() };
+            let topic =
+                Topic { handle: self.native.topic(&c_name), name: name.into(), count: 0, partitions: Vec::new() };
             self.topics.insert(name.to_owned(), topic);
         }
         Ok(self.topics.get_mut(name).expect("inserted above"))
+    }
+
+    /// Refuses a topic or partition that does not exist. Without it, librdkafka would hold the record back until it times
+    /// out, and not say why.
+    fn check_exists(&mut self, name: &str, number: i32) -> Result<(), LogError> {
+        let topic = self.topic(name)?;
+        if (0..topic.count).contains(&number) {
+            return Ok(());
+        }
+        let handle = topic.handle;
+        let deadline = Instant::now() + NEW_TOPIC_MAX;
+        loop {
+            match self.native.partitions(handle, REQUEST_TIMEOUT_MS) {
+                Ok(count) if (0..count).contains(&number) => {
+                    self.topic(name)?.count = count;
+                    return Ok(());
+                }
+                Ok(count) => {
+                    return Err(LogError::Refused(format!(
+                        "topic {name} has the partitions 0 to {}, not {number}: choose one of these",
+                        count - 1
+                    )));
+                }
+                Err(
+                    Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                    | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+                    | Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE,
+                ) if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+                Err(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) => {
+                    return Err(LogError::Refused(format!("there is no topic {name} in the log: create it first")));
+                }
+                Err(code) => return Err(LogError::failed(format!("cannot write to {name}"), format!("{code:?}"))),
+            }
+        }
     }
 
     fn failures(&self) -> u64 {
@@ -99,9 +140,9 @@ impl KafkaProducer {
 
 impl Producer for KafkaProducer {
     fn write(&mut self, record: &NewRecord<'_>, tracked: bool) -> Result<(), LogError> {
+        self.check_exists(record.topic, record.partition)?;
         self.begin()?;
-        let number = usize::try_from(record.partition)
-            .map_err(|_| LogError::Refused(format!("{} is not a partition", record.partition)))?;
+        let number = record.partition as usize;
         let topic = self.topic(record.topic)?;
         if topic.partitions.len() <= number {
             topic.partitions.resize_with(number + 1, || None);

@@ -1,0 +1,125 @@
+//! The store against a map: whatever is written, read, ranged over, committed and aborted, in whatever order, and with a
+//! cache that holds next to nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{Budget, Changes, Files, Order, Store, prefix};
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(u8, Vec<u8>),
+    Delete(u8),
+    Append(u8, u8),
+    Get(u8),
+    Range(u8, u8, bool, usize),
+    Commit,
+    Abort,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let key = 0..20_u8;
+    prop_oneof![
+        4 => (key.clone(), proptest::collection::vec(any::<u8>(), 0..40)).prop_map(|(key, value)| Step::Put(key, value)),
+        2 => key.clone().prop_map(Step::Delete),
+        2 => (key.clone(), any::<u8>()).prop_map(|(key, byte)| Step::Append(key, byte)),
+        3 => key.clone().prop_map(Step::Get),
+        3 => (key.clone(), key, any::<bool>(), 1..10_usize).prop_map(|(from, to, up, most)| Step::Range(from, to, up, most)),
+        2 => Just(Step::Commit),
+        1 => Just(Step::Abort),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn bytes(key: u8) -> Vec<u8> {
+    // Keys of several lengths, some of them the beginning of others.
+    vec![key / 4; usize::from(key % 4) + 1]
+}
+
+fn changes(before: &Model, after: &Model) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+    let gone = before.keys().filter(|key| !after.contains_key(*key)).map(|key| (key.clone(), None));
+    let new = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
+    new.map(|(key, value)| (key.clone(), Some(value.clone()))).chain(gone).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_store_is_a_map(steps in proptest::collection::vec(step(), 1..120), cache_bytes_max in prop_oneof![Just(0), Just(2_000)]) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let budget = Budget::new(8 << 20);
+        let open = || Arc::new(Files::open(folder.path(), &budget).expect("opened"));
+        let mut files = open();
+        let mut store = Store::new(prefix(0), Arc::clone(&files), cache_bytes_max);
+        let (mut model, mut committed) = (Model::new(), Model::new());
+        for step in steps {
+            match step {
+                Step::Put(key, value) => {
+                    store.put(&bytes(key), &value).expect("put");
+                    model.insert(bytes(key), value);
+                }
+                Step::Delete(key) => {
+                    store.delete(&bytes(key)).expect("deleted");
+                    model.remove(&bytes(key));
+                }
+                Step::Append(key, byte) => {
+                    store.update(&bytes(key), |value| { value.push(byte); true }).expect("updated");
+                    model.entry(bytes(key)).or_default().push(byte);
+                }
+                Step::Get(key) => {
+                    prop_assert_eq!(store.get(&bytes(key)).expect("got"), model.get(&bytes(key)).map(Vec::as_slice));
+                }
+                Step::Range(from, to, up, most) => {
+                    let (from, to) = (bytes(from), bytes(to));
+                    let order = if up { Order::Ascending } else { Order::Descending };
+                    let mut found = Vec::new();
+                    store.range(&from, &to, order, |key, value| {
+                        found.push((key.to_vec(), value.to_vec()));
+                        found.len() < most
+                    }).expect("ranged");
+                    let inside = model.iter().filter(|(key, _)| **key >= from && **key < to);
+                    let mut expected: Vec<_> = inside.map(|(key, value)| (key.clone(), value.clone())).collect();
+                    if !up {
+                        expected.reverse();
+                    }
+                    expected.truncate(most);
+                    prop_assert_eq!(found, expected);
+                }
+                Step::Commit => {
+                    let told: BTreeMap<_, _> = store.changes().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect();
+                    for (key, value) in changes(&committed, &model) {
+                        prop_assert_eq!(told.get(&key), Some(&value), "a change was not told");
+                    }
+                    let mut batch = Changes::default();
+                    for (key, value) in &told {
+                        prop_assert_eq!(model.get(key), value.as_ref());
+                        batch.set(&[&[prefix(0)], key.as_slice()].concat(), value.as_deref());
+                    }
+                    files.apply(batch, 1).expect("applied");
+                    store.committed();
+                    committed = model.clone();
+                }
+                Step::Abort => {
+                    store.aborted();
+                    model = committed.clone();
+                }
+                Step::Reopen => {
+                    drop(store);
+                    files.flush().expect("flushed");
+                    drop(files);
+                    files = open();
+                    store = Store::new(prefix(0), Arc::clone(&files), cache_bytes_max);
+                    model = committed.clone();
+                }
+            }
+        }
+        for key in 0..20 {
+            prop_assert_eq!(store.get(&bytes(key)).expect("got"), model.get(&bytes(key)).map(Vec::as_slice));
+        }
+    }
+}
