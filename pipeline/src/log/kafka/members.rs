@@ -67,6 +67,10 @@ impl Member {
                 | Code::RebalanceInProgress
                 | Code::AssignmentLost,
             ) => CommitError::Fenced(error.to_string()),
+            // Found out by a heartbeat before this commit.
+            error if matches!(self.0.client().fatal_error(), Some((Code::FencedInstanceId, _))) => {
+                CommitError::Fenced(error.to_string())
+            }
             error => CommitError::Log(LogError::failed("cannot commit the positions", error)),
         })
     }
