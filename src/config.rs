@@ -74,7 +74,7 @@ pub struct Memory {
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { stores_mib: 64, store_cache_mib: 8, prefetch_kib: 2048 }
+        Self { stores_mib: 64, store_cache_mib: 16, prefetch_kib: 2048 }
     }
 }
 

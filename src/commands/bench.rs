@@ -122,7 +122,14 @@ fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>
     figures.push(all.rate.figure("activity (all dimensions, sessions), exactly once").beside(&copy));
 
     figures.extend(services::restore(bed, &counting, folder)?);
-    figures.push(services::latency(bed, &load, &once, folder)?);
+    eprintln!("engram: measuring from end to end");
+    reset_peak_memory();
+    let full = services::end_to_end(bed, &load, folder, "full", None)?;
+    figures.push(Figure::per_second("end to end (writer, pass-through, reader), exactly once", full.per_second));
+    let half = services::end_to_end(bed, &load, folder, "half", Some(full.per_second / 2.0))?;
+    figures.push(Figure::per_second("end to end at half of that", half.per_second));
+    figures.push(half.latency.figure("end to end at half load: latency"));
+    figures.push(half.commits.figure("end to end at half load: commit latency"));
     Ok(figures)
 }
 

@@ -1,6 +1,7 @@
 //! The activity processor: checks an event, counts it, and closes what its time has made final.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::processor::{Context, Input, ProcessError, Processor, TaskSetup};
@@ -24,7 +25,7 @@ const TOLD_PER_GRACE: i64 = 2;
 const TOLD_MS_MIN: i64 = 1_000;
 
 pub struct ActivityProcessor {
-    config: ActivityConfig,
+    config: Arc<ActivityConfig>,
     decoder: Decoder,
     windows: Encoder<WindowCount>,
     sessions: Encoder<Session>,
@@ -49,7 +50,7 @@ impl ActivityProcessor {
         let tasks = Tasks { own, count, idle_ms: config.idle_ms };
         let retry = |error: RegistryError| ProcessError::Retry(error.to_string());
         Ok(Self {
-            config,
+            config: Arc::new(config),
             decoder: Decoder::new(setup.registry.clone()),
             windows: Encoder::register(registry, WINDOWS).map_err(retry)?,
             sessions: Encoder::register(registry, SESSIONS).map_err(retry)?,
@@ -68,26 +69,26 @@ impl ActivityProcessor {
     fn event(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
         let value = input.record.value.ok_or_else(|| ProcessError::reject("null-value", "an event cannot be null"))?;
         let event: Interaction = self.decoder.decode(value)?;
-        let source = self.config.source(&event.source).clone();
-        check(&event, input, &source, self.config.future_ms_max)?;
+        let config = Arc::clone(&self.config);
+        let source = config.source(&event.source);
+        check(&event, input, source, config.future_ms_max)?;
         let start = windows::window_start(event.time, source.size_ms);
         if !TIME_MS.contains(&start) {
             let detail = format!("event time {} is in a window that begins before the year 1", event.time);
             return Err(ProcessError::reject("time-out-of-range", detail));
         }
         if input.source == at::EVENTS {
-            self.advance_own(context, &source, event.time)?;
+            self.advance_own(context, source, event.time)?;
             let own = partition_for(event.user.as_bytes(), self.partitions);
             if own != input.partition.partition {
                 metrics::counter!("engram_passed_on_records_total", "service" => super::NAME).increment(1);
                 return context.pass_on(at::OUT_PASSED_ON, own, input);
             }
         }
-        if self.is_late(context, &source, Step::Users, start)? {
+        if self.is_late(context, source, Step::Users, start)? {
             return Ok(());
         }
-        for at in 0..self.config.dimensions.len() {
-            let dimension = self.config.dimensions[at];
+        for &dimension in &config.dimensions {
             let key = match dimension {
                 Dimension::User => {
                     let key =
@@ -102,15 +103,15 @@ impl ActivityProcessor {
                 },
                 Dimension::Type => event.kind.clone(),
             };
-            let source_index = self.config.sources.iter().position(|config| *config == source).expect("from there");
+            let source_index = config.sources.iter().position(|known| std::ptr::eq(known, source)).expect("from there");
             let one = Counted::one(event.time);
             self.gathered
                 .entry((source_index, dimension, start, key))
                 .and_modify(|counted| counted.merge(&one))
                 .or_insert(one);
         }
-        if self.config.sessions {
-            let gap_ms = self.config.session_gap_ms;
+        if config.sessions {
+            let gap_ms = config.session_gap_ms;
             sessions::add(context, at::SESSION_STORE, &source.source, &event.user, event.time, gap_ms)?;
         }
         Ok(())
@@ -134,8 +135,9 @@ impl ActivityProcessor {
             let detail = format!("{} events from {} to {}", delta.count, delta.first_ts, delta.last_ts);
             return Err(ProcessError::reject("wrong-delta", detail));
         }
-        let source = self.config.source(&delta.source).clone();
-        if self.is_late(context, &source, Step::Gathered, delta.window_start)? {
+        let config = Arc::clone(&self.config);
+        let source = config.source(&delta.source);
+        if self.is_late(context, source, Step::Gathered, delta.window_start)? {
             return Ok(());
         }
         let key = WindowKey {
@@ -156,10 +158,11 @@ impl ActivityProcessor {
         let task = usize::try_from(clock.task).ok().filter(|task| *task < self.tasks.count);
         let task =
             task.ok_or_else(|| ProcessError::reject("wrong-task", format!("there is no task {}", clock.task)))?;
-        let source = self.config.source(&clock.source).clone();
+        let config = Arc::clone(&self.config);
+        let source = config.source(&clock.source);
         let told = Told { stream_time: clock.stream_time.unwrap_or(i64::MIN), users: clock.users.unwrap_or(i64::MIN) };
         let (tasks, when) = (self.tasks, input.record.timestamp_ms);
-        self.move_clock(context, &source, |clock| clock.hear(tasks, task, told, when))
+        self.move_clock(context, source, |clock| clock.hear(tasks, task, told, when))
     }
 
     /// This task has read an event of that time.

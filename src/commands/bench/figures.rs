@@ -20,6 +20,11 @@ pub struct Figure {
 }
 
 impl Figure {
+    /// A rate of which nothing more is known.
+    pub fn per_second(name: &str, rate: f64) -> Self {
+        Self { name: name.to_owned(), per_second: Some(rate), peak_mib: peak_memory_mib(), ..Self::default() }
+    }
+
     pub fn beside(mut self, copy: &Rate) -> Self {
         self.of_copy = self.per_second.map(|rate| rate / copy.per_second());
         self

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use engram_pipeline::changelog;
@@ -69,7 +69,7 @@ impl Runtime<'_> {
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let noted = Arc::clone(&seen);
         let on_commit: OnCommit = Arc::new(move |records, took| {
-            let mut seen = noted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = lock(&noted);
             let now = (Instant::now(), cpu_time());
             seen.records += records;
             seen.commits.record(took);
@@ -82,7 +82,7 @@ impl Runtime<'_> {
         let (mut progress, mut committed) = (Instant::now(), 0);
         while committed < self.records {
             std::thread::sleep(Duration::from_millis(20));
-            let now = seen.lock().unwrap_or_else(PoisonError::into_inner).records;
+            let now = lock(&seen).records;
             if now > committed {
                 (progress, committed) = (Instant::now(), now);
             }
@@ -180,31 +180,40 @@ pub fn restore(bed: &Bed, measured: &Measured, folder: &Path) -> anyhow::Result<
     Ok([read.figure("read a changelog, the log alone"), rate.figure("restore from that changelog")])
 }
 
-/// From the moment a record is handed to the log until its copy by the pass-through service can be read (committed), at
-/// half of that service's rate.
-pub fn latency(bed: &Bed, load: &Load, measured: &Measured, folder: &Path) -> anyhow::Result<Figure> {
-    eprintln!("engram: measuring end-to-end latency");
-    let input = bed.create("latency-input")?;
-    let mut service = passthrough::service(&input, &bed.topic("latency"));
-    service.name = Box::leak(bed.topic("latency").into_boxed_str());
+/// A run of the pass-through service between a writer and a reader that are at work all the while.
+pub struct EndToEnd {
+    /// Records read from its output, a second.
+    pub per_second: f64,
+    /// From the moment a record is handed to the log until its copy can be read, which is after its commit.
+    pub latency: Latency,
+    pub commits: Latency,
+}
+
+/// Writes, passes through and reads; `pace` (records a second) of `None` is as fast as it goes, for `load.records`.
+pub fn end_to_end(bed: &Bed, load: &Load, folder: &Path, name: &str, pace: Option<f64>) -> anyhow::Result<EndToEnd> {
+    let input = bed.create(&format!("{name}-input"))?;
+    let mut service = passthrough::service(&input, &bed.topic(name));
+    service.name = Box::leak(bed.topic(name).into_boxed_str());
     let service = Arc::new(service);
-    let running = start(bed, &service, folder, Guarantee::ExactlyOnce, None)?;
+    let seen: Arc<Mutex<Latency>> = Arc::default();
+    let noted = Arc::clone(&seen);
+    let on_commit: OnCommit = Arc::new(move |_, took| lock(&noted).record(took));
+    let running = start(bed, &service, folder, Guarantee::ExactlyOnce, Some(on_commit))?;
     let partitions: Vec<_> =
         (0..bed.partitions).map(|number| (TopicPartition::new(service.outputs[0].topic.as_str(), number), 0)).collect();
     let mut reader = bed.log.reader()?;
     reader.assign(&partitions)?;
-    let epoch = Instant::now();
+    let started = Instant::now();
     while running.workers().iter().any(|worker| worker.idle_ms.is_none()) {
-        anyhow::ensure!(epoch.elapsed() < STALL_MAX, "the service did not start");
+        anyhow::ensure!(started.elapsed() < STALL_MAX, "the service did not start");
         std::thread::sleep(Duration::from_millis(20));
     }
-    let rate = measured.rate.per_second() / 2.0;
     let written = AtomicBool::new(false);
     let mut latency = Latency::default();
-    let (epoch, mut read) = (Instant::now(), 0);
+    let (epoch, mut read) = (Instant::now(), 0_u64);
     std::thread::scope(|scope| -> anyhow::Result<()> {
         let writer = scope.spawn(|| {
-            let outcome = write_paced(bed, &input, load.bytes, rate, epoch);
+            let outcome = write_paced(bed, &input, load, pace, epoch);
             written.store(true, Ordering::Relaxed);
             outcome
         });
@@ -237,18 +246,25 @@ pub fn latency(bed: &Bed, load: &Load, measured: &Measured, folder: &Path) -> an
         }
         Ok(())
     })?;
+    let per_second = read as f64 / epoch.elapsed().as_secs_f64().max(1e-9);
     running.stop()?;
-    Ok(latency.figure("pass-through, exactly once: end-to-end latency at half load"))
+    let commits = std::mem::take(&mut *lock(&seen));
+    Ok(EndToEnd { per_second, latency, commits })
 }
 
-/// Writes values that begin with the time since `epoch` (µs, u64, big endian), at `rate` a second. Returns how many.
-fn write_paced(bed: &Bed, topic: &str, bytes: usize, rate: f64, epoch: Instant) -> anyhow::Result<u64> {
+/// Writes values that begin with the time since `epoch` (µs, u64, big endian). Returns how many.
+fn write_paced(bed: &Bed, topic: &str, load: &Load, pace: Option<f64>, epoch: Instant) -> anyhow::Result<u64> {
     let mut producer =
         bed.log.producer(&ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: None })?;
-    let mut value = vec![0; bytes.max(8)];
+    let mut value = vec![0; load.bytes.max(8)];
     let mut written = 0_u64;
-    while epoch.elapsed() < LATENCY_RUN {
-        let due = (epoch.elapsed().as_secs_f64() * rate) as u64;
+    loop {
+        let due = match pace {
+            Some(_) if epoch.elapsed() >= LATENCY_RUN => break,
+            Some(pace) => (epoch.elapsed().as_secs_f64() * pace) as u64,
+            None if written == load.records => break,
+            None => (written + 1_000).min(load.records),
+        };
         while written < due {
             value[..8].copy_from_slice(&(epoch.elapsed().as_micros() as u64).to_be_bytes());
             let partition = (written % bed.partitions as u64) as i32;
@@ -257,8 +273,14 @@ fn write_paced(bed: &Bed, topic: &str, bytes: usize, rate: f64, epoch: Instant) 
             producer.write(&record, false)?;
             written += 1;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        if pace.is_some() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
     producer.flush()?;
     Ok(written)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

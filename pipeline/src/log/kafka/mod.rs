@@ -201,7 +201,8 @@ impl Log for KafkaLog {
             ("client.id", options.client_id.as_str()),
             ("enable.idempotence", "true"),
             ("message.max.bytes", &MESSAGE_BYTES_MAX.to_string()),
-            ("queue.buffering.max.messages", "100000"),
+            // A commit waits until the queue is empty: a longer one adds to its latency and nothing to throughput.
+            ("queue.buffering.max.messages", "20000"),
             ("queue.buffering.max.kbytes", "65536"),
             ("linger.ms", "5"),
             ("transaction.timeout.ms", "60000"),

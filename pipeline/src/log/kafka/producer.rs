@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::FixedState;
 use rdkafka::types::RDKafkaRespErr as Code;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -25,7 +26,7 @@ const WRITES_PER_POLL: u32 = 1_000;
 const RETRIES_MAX: u32 = 5;
 
 pub struct KafkaProducer {
-    topics: HashMap<String, Topic>,
+    topics: HashMap<String, Topic, FixedState>,
     native: NativeProducer,
     members: Arc<Members>,
     transactional: bool,
@@ -54,7 +55,7 @@ impl KafkaProducer {
             retry(|| native.init_transactions(INIT_TIMEOUT_MS))
                 .map_err(|error| to_log_error("init transactions", error))?;
         }
-        Ok(Self { topics: HashMap::new(), native, members, transactional, open: false, writes_since_poll: 0 })
+        Ok(Self { topics: HashMap::default(), native, members, transactional, open: false, writes_since_poll: 0 })
     }
 
     fn begin(&mut self) -> Result<(), LogError> {
@@ -79,11 +80,7 @@ impl KafkaProducer {
     /// Refuses a topic or partition that does not exist. Without it, librdkafka would hold the record back until it times
     /// out, and not say why.
     fn check_exists(&mut self, name: &str, number: i32) -> Result<(), LogError> {
-        let topic = self.topic(name)?;
-        if (0..topic.count).contains(&number) {
-            return Ok(());
-        }
-        let handle = topic.handle;
+        let handle = self.topic(name)?.handle;
         let deadline = Instant::now() + NEW_TOPIC_MAX;
         loop {
             match self.native.partitions(handle, REQUEST_TIMEOUT_MS) {
@@ -140,10 +137,13 @@ impl KafkaProducer {
 
 impl Producer for KafkaProducer {
     fn write(&mut self, record: &NewRecord<'_>, tracked: bool) -> Result<(), LogError> {
-        self.check_exists(record.topic, record.partition)?;
+        let known = self.topics.get(record.topic).is_some_and(|topic| (0..topic.count).contains(&record.partition));
+        if !known {
+            self.check_exists(record.topic, record.partition)?;
+        }
         self.begin()?;
         let number = record.partition as usize;
-        let topic = self.topic(record.topic)?;
+        let topic = self.topics.get_mut(record.topic).expect("it exists");
         if topic.partitions.len() <= number {
             topic.partitions.resize_with(number + 1, || None);
         }
