@@ -69,8 +69,19 @@ impl Default for CommitOptions {
     }
 }
 
+/// How long the parts of a commit took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CommitTimes {
+    /// Last outputs and changelog: the processor's own work.
+    pub prepare: Duration,
+    /// Until all records but the manifests, and the positions, were in the log.
+    pub flush: Duration,
+    /// Manifests and the transaction's end.
+    pub transaction: Duration,
+}
+
 /// Called after each commit with its records and the time that it took.
-pub type OnCommit = Arc<dyn Fn(u64, Duration) + Send + Sync>;
+pub type OnCommit = Arc<dyn Fn(u64, CommitTimes) + Send + Sync>;
 
 /// Everything a worker needs.
 #[derive(Clone)]
@@ -272,16 +283,22 @@ impl<'a> Worker<'a> {
         for task in &mut self.tasks {
             task.prepare_commit()?;
         }
-        let mut changelog_ends = Vec::new();
-        if records > 0 {
-            changelog_ends = self.producer.borrow_mut().flush()?;
-            for task in &mut self.tasks {
-                task.write_manifest(&changelog_ends)?;
-            }
-        }
+        let mut times = CommitTimes { prepare: started.elapsed(), ..CommitTimes::default() };
         let membership = self.consumer.membership()?;
         let positions = GroupPositions { group: &self.options.group, membership: &membership, positions: &positions };
-        let outcome = self.producer.borrow_mut().commit(Some(positions));
+        let mut changelog_ends = Vec::new();
+        let mut outcome = self.producer.borrow_mut().announce(positions);
+        if outcome.is_ok() {
+            if records > 0 {
+                changelog_ends = self.producer.borrow_mut().flush()?;
+                for task in &mut self.tasks {
+                    task.write_manifest(&changelog_ends)?;
+                }
+            }
+            times.flush = started.elapsed() - times.prepare;
+            outcome = self.producer.borrow_mut().commit(Some(positions));
+            times.transaction = started.elapsed() - times.prepare - times.flush;
+        }
         match outcome {
             Ok(()) => {}
             Err(CommitError::Aborted(reason)) => {
@@ -298,19 +315,22 @@ impl<'a> Worker<'a> {
             task.committed(&changelog_ends)?;
         }
         self.last_commit = Instant::now();
-        self.tell(records as u64, started.elapsed());
+        self.tell(records as u64, times);
         Ok(())
     }
 
-    fn tell(&self, records: u64, took: Duration) {
+    fn tell(&self, records: u64, times: CommitTimes) {
         let service = self.options.service.name;
         self.options.status.committed(records);
         self.options.status.trouble(None);
         metrics::counter!("engram_records_total", "service" => service).increment(records);
         metrics::counter!("engram_commits_total", "service" => service).increment(1);
-        metrics::histogram!("engram_commit_seconds", "service" => service).record(took.as_secs_f64());
+        for (part, took) in [("prepare", times.prepare), ("flush", times.flush), ("transaction", times.transaction)] {
+            metrics::histogram!("engram_commit_seconds", "service" => service, "part" => part)
+                .record(took.as_secs_f64());
+        }
         if let Some(on_commit) = &self.options.on_commit {
-            on_commit(records, took);
+            on_commit(records, times);
         }
     }
 

@@ -103,6 +103,8 @@ fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>
     figures.push(consume.figure("consume, the log alone"));
     let copy = load::copy(bed, &input, &bed.create("copy")?)?;
     figures.push(copy.figure("copy, the log alone"));
+    let transactions = load::transactions(bed, &bed.create("transactions")?)?;
+    figures.push(transactions.figure("a transaction of a record a partition, the log alone"));
 
     let measured = |kind, guarantee, name: &str| -> anyhow::Result<Measured> {
         eprintln!("engram: measuring {name}");
@@ -110,12 +112,12 @@ fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>
     };
     let once = measured(Kind::PassThrough, Guarantee::ExactlyOnce, "pass")?;
     figures.push(once.rate.figure("pass-through, exactly once").beside(&copy));
-    figures.push(once.commits.figure("pass-through, exactly once: commit latency"));
+    figures.extend(once.commits.figures("pass-through, exactly once"));
     let least = measured(Kind::PassThrough, Guarantee::AtLeastOnce, "pass-least")?;
     figures.push(least.rate.figure("pass-through, at least once").beside(&copy));
     let counting = measured(Kind::Counting, Guarantee::ExactlyOnce, "count")?;
     figures.push(counting.rate.figure("windowed counting, exactly once").beside(&copy));
-    figures.push(counting.commits.figure("windowed counting, exactly once: commit latency"));
+    figures.extend(counting.commits.figures("windowed counting, exactly once"));
     let counting_least = measured(Kind::Counting, Guarantee::AtLeastOnce, "count-least")?;
     figures.push(counting_least.rate.figure("windowed counting, at least once").beside(&copy));
     let all = measured(Kind::Activity, Guarantee::ExactlyOnce, "activity")?;
@@ -129,7 +131,7 @@ fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>
     let half = services::end_to_end(bed, &load, folder, "half", Some(full.per_second / 2.0))?;
     figures.push(Figure::per_second("end to end at half of that", half.per_second));
     figures.push(half.latency.figure("end to end at half load: latency"));
-    figures.push(half.commits.figure("end to end at half load: commit latency"));
+    figures.extend(half.commits.figures("end to end at half load"));
     Ok(figures)
 }
 

@@ -2,7 +2,7 @@
 //! reported by number and left out, the others are written.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal as _, Read as _};
+use std::io::{BufRead, BufReader, IsTerminal as _, Read};
 use std::str::FromStr as _;
 use std::sync::atomic::Ordering;
 
@@ -25,6 +25,7 @@ use crate::wire::{Access, Connection};
 const FLUSH_LINES: u64 = 10_000;
 /// Or so many bytes of them: fewer than a producer writes of its own accord.
 const FLUSH_BYTES: usize = 4 << 20;
+const INPUT_BYTES: usize = 1 << 20;
 /// Longest line.
 const LINE_BYTES_MAX: usize = 16 << 20;
 /// Wrong lines that are reported one by one.
@@ -40,12 +41,11 @@ struct Target {
 }
 
 pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
-    let mut input: Box<dyn BufRead> = match &args.file {
-        Some(path) => {
-            Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
-        }
-        None => Box::new(BufReader::new(std::io::stdin())),
+    let input: Box<dyn Read> = match &args.file {
+        Some(path) => Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?),
+        None => Box::new(std::io::stdin()),
     };
+    let mut input = BufReader::with_capacity(INPUT_BYTES, input);
     let size = args.file.as_ref().and_then(|path| path.metadata().ok()).map_or(0, |metadata| metadata.len());
     let (event, schema) = event_type(args)?;
     let connection = Connection::open(global, Access::Write)?;
@@ -59,7 +59,7 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
     let (mut flushed, mut unflushed_bytes) = (0_u64, 0_usize);
     let mut line = Vec::new();
     while !stop.load(Ordering::Relaxed)
-        && let Some(outcome) = read_line(&mut *input, &mut line).context("cannot read the input")?
+        && let Some(outcome) = read_line(&mut input, &mut line).context("cannot read the input")?
     {
         number += 1;
         bar.inc(line.len() as u64 + 1);
@@ -77,7 +77,9 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
             Err(WriteError::Log(error)) => return Err(interrupted(flushed, number, error)),
         }
         unflushed_bytes += line.len();
-        if number - flushed >= FLUSH_LINES || unflushed_bytes >= FLUSH_BYTES {
+        // What has come by a pipe is not kept waiting for what is yet to come.
+        let is_drained = input.buffer().is_empty();
+        if is_drained || number - flushed >= FLUSH_LINES || unflushed_bytes >= FLUSH_BYTES {
             producer.flush().map_err(|error| interrupted(flushed, number, error))?;
             (flushed, unflushed_bytes) = (number, 0);
         }
@@ -153,9 +155,9 @@ fn interrupted(flushed: u64, number: u64, error: LogError) -> anyhow::Error {
 
 /// The next line without its end, `None` after the last. One that is too long is an error of that line, and its rest is
 /// left out.
-fn read_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> std::io::Result<Option<Result<(), WriteError>>> {
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<Option<Result<(), WriteError>>> {
     line.clear();
-    if (&mut *input).take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', line)? == 0 {
+    if input.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', line)? == 0 {
         return Ok(None);
     }
     if line.last() == Some(&b'\n') {

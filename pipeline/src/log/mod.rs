@@ -200,6 +200,12 @@ pub trait Producer: Send {
     /// a tracked record since the last flush, the offset after the last of them.
     fn flush(&mut self) -> Result<Vec<(TopicPartition, i64)>, LogError>;
 
+    /// Tells the positions that the next `commit` will carry: a log may take them while records are still on their way.
+    /// After an error the transaction is to be treated as after the same error of `commit`.
+    fn announce(&mut self, _positions: GroupPositions<'_>) -> Result<(), CommitError> {
+        Ok(())
+    }
+
     /// Commits the transaction, with a group's positions in it. Without transactions: flushes, then commits the
     /// positions by themselves (at-least-once).
     fn commit(&mut self, positions: Option<GroupPositions<'_>>) -> Result<(), CommitError>;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use engram_pipeline::worker::CommitTimes;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
@@ -107,6 +108,34 @@ impl Latency {
     pub fn figure(&self, name: &str) -> Figure {
         let at = |quantile| Some(self.0.value_at_quantile(quantile) as f64 / 1_000.0);
         Figure { name: name.to_owned(), p50_ms: at(0.5), p99_ms: at(0.99), ..Figure::default() }
+    }
+}
+
+/// The parts of commits.
+#[derive(Default)]
+pub struct Commits {
+    prepare: Latency,
+    flush: Latency,
+    transaction: Latency,
+    /// Flush and transaction: what the log takes of the worker's time.
+    log: Latency,
+}
+
+impl Commits {
+    pub fn record(&mut self, times: CommitTimes) {
+        self.prepare.record(times.prepare);
+        self.flush.record(times.flush);
+        self.transaction.record(times.transaction);
+        self.log.record(times.flush + times.transaction);
+    }
+
+    pub fn figures(&self, of: &str) -> [Figure; 4] {
+        [
+            self.log.figure(&format!("{of}: commit latency")),
+            self.prepare.figure("  before it, last outputs and changelog"),
+            self.flush.figure("  of it, until all records are in the log"),
+            self.transaction.figure("  of it, manifests and the transaction's end"),
+        ]
     }
 }
 

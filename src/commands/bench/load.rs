@@ -13,9 +13,10 @@ use engram_schemas::activity::Interaction;
 use engram_schemas::codec::Encoder;
 
 use super::Bed;
-use super::figures::{Rate, cpu_time};
+use super::figures::{Latency, Rate, cpu_time};
 
 const FETCH_RECORDS_MAX: usize = 1_000;
+const TRANSACTIONS: usize = 300;
 
 /// How many events, how large, and of how many users.
 pub struct Load {
@@ -104,6 +105,26 @@ pub fn copy(bed: &Bed, from: &str, to: &str) -> anyhow::Result<Rate> {
     let read = each_record(bed, from, |record| Ok(producer.write(&NewRecord { topic: to, ..record }, false)?))?;
     producer.flush()?;
     Ok(watch.rate(read.records, read.bytes))
+}
+
+/// Transactions of one record a partition, as fast as they go: what a commit costs where nothing else is done.
+pub fn transactions(bed: &Bed, topic: &str) -> anyhow::Result<Latency> {
+    eprintln!("engram: measuring transactions");
+    let id = bed.topic("transactions");
+    let options = ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: Some(id) };
+    let mut producer = bed.log.producer(&options)?;
+    let mut latency = Latency::default();
+    for _ in 0..TRANSACTIONS {
+        let started = Instant::now();
+        for partition in 0..bed.partitions {
+            let value = Some(&b"value"[..]);
+            producer
+                .write(&NewRecord { topic, partition, timestamp_ms: None, key: None, value, headers: &[] }, false)?;
+        }
+        producer.commit(None)?;
+        latency.record(started.elapsed());
+    }
+    Ok(latency)
 }
 
 fn each_record(

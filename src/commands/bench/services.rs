@@ -16,7 +16,7 @@ use engram_processors::activity::{self, ActivityConfig, Dimension};
 use engram_processors::passthrough;
 
 use super::Bed;
-use super::figures::{Figure, Latency, Rate, cpu_time, reset_peak_memory};
+use super::figures::{Commits, Figure, Latency, Rate, cpu_time, reset_peak_memory};
 use super::load::{self, Load};
 
 /// A service that has not got on for so long will not.
@@ -47,7 +47,7 @@ pub struct Runtime<'a> {
 /// What a run has shown.
 pub struct Measured {
     pub rate: Rate,
-    pub commits: Latency,
+    pub commits: Commits,
     /// The service's name, by which its changelog is found.
     pub service: &'static str,
 }
@@ -58,7 +58,7 @@ struct Seen {
     first: Option<(Instant, Duration, u64)>,
     last: Option<(Instant, Duration)>,
     records: u64,
-    commits: Latency,
+    commits: Commits,
 }
 
 impl Runtime<'_> {
@@ -68,11 +68,11 @@ impl Runtime<'_> {
         let service = Arc::new(self.service(name));
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let noted = Arc::clone(&seen);
-        let on_commit: OnCommit = Arc::new(move |records, took| {
+        let on_commit: OnCommit = Arc::new(move |records, times| {
             let mut seen = lock(&noted);
             let now = (Instant::now(), cpu_time());
             seen.records += records;
-            seen.commits.record(took);
+            seen.commits.record(times);
             let total = seen.records;
             seen.first.get_or_insert((now.0, now.1, total));
             seen.last = Some(now);
@@ -186,7 +186,7 @@ pub struct EndToEnd {
     pub per_second: f64,
     /// From the moment a record is handed to the log until its copy can be read, which is after its commit.
     pub latency: Latency,
-    pub commits: Latency,
+    pub commits: Commits,
 }
 
 /// Writes, passes through and reads; `pace` (records a second) of `None` is as fast as it goes, for `load.records`.
@@ -195,9 +195,9 @@ pub fn end_to_end(bed: &Bed, load: &Load, folder: &Path, name: &str, pace: Optio
     let mut service = passthrough::service(&input, &bed.topic(name));
     service.name = Box::leak(bed.topic(name).into_boxed_str());
     let service = Arc::new(service);
-    let seen: Arc<Mutex<Latency>> = Arc::default();
+    let seen: Arc<Mutex<Commits>> = Arc::default();
     let noted = Arc::clone(&seen);
-    let on_commit: OnCommit = Arc::new(move |_, took| lock(&noted).record(took));
+    let on_commit: OnCommit = Arc::new(move |_, times| lock(&noted).record(times));
     let running = start(bed, &service, folder, Guarantee::ExactlyOnce, Some(on_commit))?;
     let partitions: Vec<_> =
         (0..bed.partitions).map(|number| (TopicPartition::new(service.outputs[0].topic.as_str(), number), 0)).collect();

@@ -31,6 +31,8 @@ pub struct KafkaProducer {
     members: Arc<Members>,
     transactional: bool,
     open: bool,
+    /// The open transaction has its positions.
+    announced: bool,
     writes_since_poll: u32,
 }
 
@@ -55,7 +57,15 @@ impl KafkaProducer {
             retry(|| native.init_transactions(INIT_TIMEOUT_MS))
                 .map_err(|error| to_log_error("init transactions", error))?;
         }
-        Ok(Self { topics: HashMap::default(), native, members, transactional, open: false, writes_since_poll: 0 })
+        Ok(Self {
+            topics: HashMap::default(),
+            native,
+            members,
+            transactional,
+            open: false,
+            announced: false,
+            writes_since_poll: 0,
+        })
     }
 
     fn begin(&mut self) -> Result<(), LogError> {
@@ -105,6 +115,11 @@ impl KafkaProducer {
                 Err(code) => return Err(LogError::failed(format!("cannot write to {name}"), format!("{code:?}"))),
             }
         }
+    }
+
+    fn ended(&mut self) {
+        self.open = false;
+        self.announced = false;
     }
 
     fn failures(&self) -> u64 {
@@ -189,40 +204,48 @@ impl Producer for KafkaProducer {
         Ok(ends)
     }
 
+    /// The positions are sent while librdkafka's threads still deliver records.
+    fn announce(&mut self, positions: GroupPositions<'_>) -> Result<(), CommitError> {
+        if !self.transactional {
+            return Ok(());
+        }
+        let consumer = self.members.get(positions.membership)?;
+        let list = position_list(positions.positions)?;
+        self.begin()?;
+        // SAFETY: `consumer` and `list` are live for the call.
+        let sent = retry(|| unsafe { self.native.send_offsets(list.ptr(), consumer.native(), REQUEST_TIMEOUT_MS) });
+        if let Err(error) = sent {
+            // Nothing of this transaction can have been committed yet.
+            return Err(match self.abort_after(error) {
+                CommitError::Unknown(reason) => {
+                    self.abort()?;
+                    CommitError::Aborted(reason)
+                }
+                other => other,
+            });
+        }
+        self.announced = true;
+        Ok(())
+    }
+
     fn commit(&mut self, positions: Option<GroupPositions<'_>>) -> Result<(), CommitError> {
-        let consumer = positions.map(|positions| self.members.get(positions.membership)).transpose()?;
-        let list = positions.map(|positions| position_list(positions.positions)).transpose()?;
         if !self.transactional {
             self.flush()?;
-            if let (Some(consumer), Some(list)) = (consumer, list) {
-                consumer.commit(&list)?;
+            if let Some(positions) = positions {
+                self.members.get(positions.membership)?.commit(&position_list(positions.positions)?)?;
             }
             return Ok(());
         }
-        if list.is_some() {
-            self.begin()?;
+        if let Some(positions) = positions.filter(|_| !self.announced) {
+            self.announce(positions)?;
         }
         if !self.open {
             return Ok(());
         }
-        if let (Some(consumer), Some(list)) = (consumer, list) {
-            // SAFETY: `consumer` and `list` are live for the call.
-            let sent = retry(|| unsafe { self.native.send_offsets(list.ptr(), consumer.native(), REQUEST_TIMEOUT_MS) });
-            if let Err(error) = sent {
-                // Nothing of this transaction can have been committed yet.
-                return Err(match self.abort_after(error) {
-                    CommitError::Unknown(reason) => {
-                        self.abort()?;
-                        CommitError::Aborted(reason)
-                    }
-                    other => other,
-                });
-            }
-        }
         if let Err(error) = retry(|| self.native.commit_transaction()) {
             return Err(self.abort_after(error));
         }
-        self.open = false;
+        self.ended();
         Ok(())
     }
 
@@ -231,7 +254,7 @@ impl Producer for KafkaProducer {
             return Ok(());
         }
         retry(|| self.native.abort_transaction()).map_err(|error| to_log_error("abort the transaction", error))?;
-        self.open = false;
+        self.ended();
         self.failures();
         Ok(())
     }
