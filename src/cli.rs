@@ -125,7 +125,7 @@ pub struct Consume {
     /// Only records with this key
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
-    /// Only the last N records of what was found
+    /// Only the last N records of what was found, by the time at which they were written
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
     /// Go on with what comes, until stopped

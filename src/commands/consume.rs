@@ -1,6 +1,6 @@
 //! `engram consume`: a topic's committed records, partition by partition in offset order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -34,6 +34,7 @@ pub fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
         key: args.key.clone(),
         last: args.last,
         rows: VecDeque::new(),
+        latest: BTreeMap::new(),
         header: None,
     };
     let stop = stop_flag()?;
@@ -99,6 +100,8 @@ struct Printer {
     key: Option<String>,
     last: Option<usize>,
     rows: VecDeque<Row>,
+    /// Where only the last are wanted: by time of writing, partition and offset.
+    latest: BTreeMap<(i64, i32, i64), Row>,
     /// The columns of the table that was begun.
     header: Option<Vec<String>>,
 }
@@ -140,13 +143,13 @@ impl Printer {
                 Row::Table(names, cells)
             }
         };
-        self.rows.push_back(row);
-        match self.last {
-            Some(last) if self.rows.len() > last => {
-                self.rows.pop_front();
-            }
-            None if self.rows.len() >= TABLE_ROWS => self.flush()?,
-            _ => {}
+        let Some(last) = self.last else {
+            self.rows.push_back(row);
+            return if self.rows.len() >= TABLE_ROWS { self.flush() } else { Ok(()) };
+        };
+        self.latest.insert((record.timestamp_ms, partition.partition, record.offset), row);
+        if self.latest.len() > last {
+            self.latest.pop_first();
         }
         Ok(())
     }
@@ -164,6 +167,7 @@ impl Printer {
     }
 
     fn flush(&mut self) -> anyhow::Result<()> {
+        self.rows.extend(std::mem::take(&mut self.latest).into_values());
         let mut table: Vec<Vec<String>> = Vec::new();
         for row in std::mem::take(&mut self.rows) {
             match row {

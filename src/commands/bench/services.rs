@@ -1,12 +1,12 @@
 //! The runtime over the same events: real services with the real commit protocol.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use engram_pipeline::changelog;
-use engram_pipeline::log::{NewRecord, ProducerOptions, TopicPartition};
+use engram_pipeline::log::TopicPartition;
 use engram_pipeline::processor::Service;
 use engram_pipeline::service::{self, Running};
 use engram_pipeline::status::WorkerStatus;
@@ -16,13 +16,11 @@ use engram_processors::activity::{self, ActivityConfig, Dimension};
 use engram_processors::passthrough;
 
 use super::Bed;
-use super::figures::{Commits, Figure, Latency, Rate, cpu_time, reset_peak_memory};
-use super::load::{self, Load};
+use super::figures::{Commits, Figure, Rate, cpu_time, reset_peak_memory};
+use super::load;
 
 /// A service that has not got on for so long will not.
-const STALL_MAX: Duration = Duration::from_secs(60);
-/// How long latency is measured.
-const LATENCY_RUN: Duration = Duration::from_secs(10);
+pub const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Which service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +48,13 @@ pub struct Measured {
     pub commits: Commits,
     /// The service's name, by which its changelog is found.
     pub service: &'static str,
+}
+
+/// The one with the middle rate.
+pub fn median(mut runs: Vec<Measured>) -> Measured {
+    runs.sort_by(|a, b| a.rate.per_second().total_cmp(&b.rate.per_second()));
+    let middle = runs.len() / 2;
+    runs.swap_remove(middle)
 }
 
 /// What the commits tell.
@@ -127,7 +132,8 @@ impl Runtime<'_> {
     }
 }
 
-fn start(
+/// Starts a service with one worker, and stores in a folder of its own.
+pub fn start(
     bed: &Bed,
     service: &Arc<Service>,
     folder: &Path,
@@ -180,107 +186,6 @@ pub fn restore(bed: &Bed, measured: &Measured, folder: &Path) -> anyhow::Result<
     Ok([read.figure("read a changelog, the log alone"), rate.figure("restore from that changelog")])
 }
 
-/// A run of the pass-through service between a writer and a reader that are at work all the while.
-pub struct EndToEnd {
-    /// Records read from its output, a second.
-    pub per_second: f64,
-    /// From the moment a record is handed to the log until its copy can be read, which is after its commit.
-    pub latency: Latency,
-    pub commits: Commits,
-}
-
-/// Writes, passes through and reads; `pace` (records a second) of `None` is as fast as it goes, for `load.records`.
-pub fn end_to_end(bed: &Bed, load: &Load, folder: &Path, name: &str, pace: Option<f64>) -> anyhow::Result<EndToEnd> {
-    let input = bed.create(&format!("{name}-input"))?;
-    let mut service = passthrough::service(&input, &bed.topic(name));
-    service.name = Box::leak(bed.topic(name).into_boxed_str());
-    let service = Arc::new(service);
-    let seen: Arc<Mutex<Commits>> = Arc::default();
-    let noted = Arc::clone(&seen);
-    let on_commit: OnCommit = Arc::new(move |_, times| lock(&noted).record(times));
-    let running = start(bed, &service, folder, Guarantee::ExactlyOnce, Some(on_commit))?;
-    let partitions: Vec<_> =
-        (0..bed.partitions).map(|number| (TopicPartition::new(service.outputs[0].topic.as_str(), number), 0)).collect();
-    let mut reader = bed.log.reader()?;
-    reader.assign(&partitions)?;
-    let started = Instant::now();
-    while running.workers().iter().any(|worker| worker.idle_ms.is_none()) {
-        anyhow::ensure!(started.elapsed() < STALL_MAX, "the service did not start");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let written = AtomicBool::new(false);
-    let mut latency = Latency::default();
-    let (epoch, mut read) = (Instant::now(), 0_u64);
-    std::thread::scope(|scope| -> anyhow::Result<()> {
-        let writer = scope.spawn(|| {
-            let outcome = write_paced(bed, &input, load, pace, epoch);
-            written.store(true, Ordering::Relaxed);
-            outcome
-        });
-        let mut progress = Instant::now();
-        let mut expected = None;
-        let mut writer = Some(writer);
-        while expected.is_none_or(|expected| read < expected) {
-            let before = read;
-            for index in 0..partitions.len() {
-                let Some(batch) = reader.fetch(index, 1_000)?.records else { continue };
-                let now = epoch.elapsed();
-                for at in 0..batch.len() {
-                    let stamp = batch.record(at).value.and_then(|value| value.first_chunk::<8>());
-                    let stamp = Duration::from_micros(u64::from_be_bytes(*stamp.expect("written by write_paced")));
-                    latency.record(now.saturating_sub(stamp));
-                    read += 1;
-                }
-            }
-            if read > before {
-                progress = Instant::now();
-            } else {
-                anyhow::ensure!(progress.elapsed() < STALL_MAX, "records did not come out of the service");
-                reader.wait(Duration::from_millis(1))?;
-            }
-            if written.load(Ordering::Relaxed)
-                && let Some(writer) = writer.take()
-            {
-                expected = Some(writer.join().map_err(|_| anyhow::anyhow!("the writer has panicked"))??);
-            }
-        }
-        Ok(())
-    })?;
-    let per_second = read as f64 / epoch.elapsed().as_secs_f64().max(1e-9);
-    running.stop()?;
-    let commits = std::mem::take(&mut *lock(&seen));
-    Ok(EndToEnd { per_second, latency, commits })
-}
-
-/// Writes values that begin with the time since `epoch` (µs, u64, big endian). Returns how many.
-fn write_paced(bed: &Bed, topic: &str, load: &Load, pace: Option<f64>, epoch: Instant) -> anyhow::Result<u64> {
-    let mut producer =
-        bed.log.producer(&ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: None })?;
-    let mut value = vec![0; load.bytes.max(8)];
-    let mut written = 0_u64;
-    loop {
-        let due = match pace {
-            Some(_) if epoch.elapsed() >= LATENCY_RUN => break,
-            Some(pace) => (epoch.elapsed().as_secs_f64() * pace) as u64,
-            None if written == load.records => break,
-            None => (written + 1_000).min(load.records),
-        };
-        while written < due {
-            value[..8].copy_from_slice(&(epoch.elapsed().as_micros() as u64).to_be_bytes());
-            let partition = (written % bed.partitions as u64) as i32;
-            let record =
-                NewRecord { topic, partition, timestamp_ms: None, key: None, value: Some(&value), headers: &[] };
-            producer.write(&record, false)?;
-            written += 1;
-        }
-        if pace.is_some() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-    producer.flush()?;
-    Ok(written)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -205,6 +205,8 @@ impl Log for KafkaLog {
             ("queue.buffering.max.messages", "20000"),
             ("queue.buffering.max.kbytes", "65536"),
             ("linger.ms", "5"),
+            // A step of a transaction that meets the one before it still under way is asked for again this soon.
+            ("retry.backoff.ms", "5"),
             ("transaction.timeout.ms", "60000"),
         ];
         for (name, value) in defaults {
