@@ -82,7 +82,7 @@ bench-codec: ## measure reading and writing events by row and by column
 
 .PHONY: soak
 soak: setup kafka-fetch ## the long form of the tests: a million events, 20 kills; ARGS goes to the test
-	ENGRAM_SOAK=1 cargo test --release --test exactly_once -- --nocapture $(ARGS)
+	ENGRAM_SOAK=1 cargo test --release --workspace --test exactly_once -- --nocapture $(ARGS)
 
 .PHONY: clean
 clean: ## delete what was built here; data folders and compiled dependencies are kept

@@ -11,7 +11,7 @@ use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
 use engram_pipeline::log::{Cleanup, Log, NewRecord, ProducerOptions, TopicSpec};
 use engram_pipeline::registry::LogRegistry;
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
-use engram_schemas::activity::{Interaction, WindowCount};
+use engram_schemas::activity::{Interaction, TaskClock, WindowCount, WindowDelta};
 use engram_schemas::codec::{Encoder, json_to_avro};
 use engram_schemas::registry::Registry;
 use engram_schemas::{Event as _, SchemaId, wire};
@@ -138,6 +138,83 @@ fn check(engram: &Engram, bad: &[Bad], good: usize) {
     engram.catch_up();
     assert_eq!(engram.consume("dead-letters").len(), bad.len());
     assert!(engram.json(&["lag"]).iter().all(|line| line["lag"] == 0));
+}
+
+/// Key, value and headers of a dead letter must go into one record again; where they cannot, its place has to do.
+#[test]
+fn a_record_too_large_for_a_letter_is_named_by_its_place() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engram = Engram::embedded(&folder.path().join("data"));
+    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(engram.data()).expect("opened"));
+    let topic =
+        TopicSpec { name: TOPIC.to_owned(), partitions: 1, cleanup: Cleanup::Keep, max_message_bytes: 24 << 20 };
+    log.create_topics(&[topic]).expect("created");
+    let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
+    let mut producer = log.producer(&options).expect("a producer");
+    let (key, value) = (vec![b'k'; 12 << 20], vec![b'v'; 11 << 20]);
+    let record = NewRecord {
+        topic: TOPIC,
+        partition: 0,
+        timestamp_ms: Some(NOW_MS),
+        key: Some(&key),
+        value: Some(&value),
+        headers: &[],
+    };
+    producer.write(&record, false).expect("written");
+    producer.flush().expect("flushed");
+    drop((producer, log));
+    engram.catch_up();
+    let letters = engram.consume("dead-letters");
+    assert_eq!(letters.len(), 1);
+    let letter = &letters[0]["value"];
+    assert_eq!((&letter["cause"], &letter["offset"]), (&json!("too-large"), &json!(0)));
+    assert_eq!((&letter["key"], &letter["value"]), (&json!(null), &json!(null)));
+    assert!(
+        letter["detail"].as_str().is_some_and(|detail| detail.contains("read the record at its place")),
+        "{letter}"
+    );
+}
+
+/// Any client may write to the service's own topic too.
+#[test]
+fn what_no_task_would_send_is_a_dead_letter() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engram = Engram::embedded(&folder.path().join("data"));
+    engram.catch_up();
+    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(engram.data()).expect("opened"));
+    let registry: Arc<dyn Registry> = Arc::new(LogRegistry::new(Arc::clone(&log)));
+    let repartition = "engram-activity-repartition";
+    let deltas = Encoder::<WindowDelta>::register(&*registry, repartition).expect("registered");
+    let clocks = Encoder::<TaskClock>::register(&*registry, repartition).expect("registered");
+    let delta = |count| WindowDelta {
+        source: String::new(),
+        dimension: "target".to_owned(),
+        key: "a.md".to_owned(),
+        window_start: NOW_MS - NOW_MS % 60_000,
+        count,
+        first_ts: NOW_MS,
+        last_ts: NOW_MS,
+    };
+    let mut values = vec![Vec::new(); 4];
+    for (value, count) in values.iter_mut().zip([i64::MAX, i64::MAX, 0]) {
+        deltas.encode(&delta(count), value).expect("encoded");
+    }
+    let clock = TaskClock { source: String::new(), task: 99, stream_time: None, users: None };
+    clocks.encode(&clock, &mut values[3]).expect("encoded");
+    let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
+    let mut producer = log.producer(&options).expect("a producer");
+    for value in &values {
+        let (topic, timestamp_ms, key) = (repartition, Some(NOW_MS), Some(&b"target:a.md"[..]));
+        let record = NewRecord { topic, partition: 0, timestamp_ms, key, value: Some(value), headers: &[] };
+        producer.write(&record, false).expect("written");
+    }
+    producer.flush().expect("flushed");
+    drop((producer, registry, log));
+    engram.catch_up();
+    let causes: Vec<_> = engram.consume("dead-letters").iter().map(|letter| letter["value"]["cause"].clone()).collect();
+    assert_eq!(causes, [json!("wrong-delta"), json!("wrong-task")]);
+    let windows = engram.consume("activity.windows");
+    assert_eq!(windows.last().expect("a window")["value"]["count"], i64::MAX, "it stays at the largest count");
 }
 
 #[test]

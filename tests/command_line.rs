@@ -3,13 +3,15 @@
 
 mod support;
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::{Cleanup, Log, TopicSpec};
 use support::engram::{Engram, bare, failure};
+use support::wait_until;
 
 fn embedded() -> (tempfile::TempDir, Engram) {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -138,6 +140,34 @@ fn wrong_lines_are_reported_by_number_and_the_others_written() {
 }
 
 #[test]
+fn a_line_that_is_too_long_is_one_wrong_line() {
+    let (_folder, engram) = embedded();
+    let line = |id: &str| format!("{{\"id\":\"{id}\",\"time\":1,\"user\":\"ada\",\"type\":\"edit\"}}");
+    let lines = [line("1"), line(&"2".repeat(17 << 20)), line("3")];
+    let output = engram.output_with(&["produce", "activity.events"], &lines.join("\n"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("line 2: longer than"), "{output:?}");
+    assert_eq!(engram.consume("activity.events").len(), 2);
+}
+
+#[test]
+fn what_comes_by_a_pipe_is_written_at_once() {
+    let (_folder, engram) = embedded();
+    let up = engram.up(&[]);
+    let mut command = engram.command(&["produce", "activity.events"]);
+    let mut produce = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("engram runs");
+    let mut input = produce.stdin.take().expect("it is piped");
+    input.write_all(events(2).as_bytes()).expect("it reads");
+    wait_until("the events are in the log", Duration::from_secs(30), || {
+        let topics = engram.json(&["topics"]);
+        topics.iter().any(|topic| topic["topic"] == "activity.events") && engram.consume("activity.events").len() == 2
+    });
+    drop(input);
+    assert!(produce.wait().expect("our child").success());
+    up.stop();
+}
+
+#[test]
 fn a_broker_that_does_not_answer() {
     let (_folder, engram) = embedded();
     let started = Instant::now();
@@ -166,6 +196,9 @@ fn a_folder_that_another_process_holds() {
     // Reading and writing commands work beside it.
     engram.run_with(&["produce", "activity.events"], &events(2));
     assert_eq!(engram.consume("activity.events").len(), 5);
+    // Only for those who may read the folder.
+    let request = ureq::post(format!("{}/internal/log", up.http)).send(&b"\x01\x02\0\0\0\0"[..]);
+    assert!(matches!(request, Err(ureq::Error::StatusCode(403))), "{request:?}");
     let line = engram.fails(1, &["reset", "activity", "--yes"]);
     assert!(line.contains("stop it first"), "a running service is not reset: {line}");
     up.stop();

@@ -28,6 +28,8 @@ fn counts(engram: &Engram) -> Counts {
         let number = |name: &str| value[name].as_i64().expect(name);
         assert_eq!(number("window_end") - number("window_start"), 86_400_000, "a day: {record}");
         assert_eq!(text("source"), "git");
+        let key = format!("{}:{}@{}/git", text("dimension"), text("key"), number("window_start"));
+        assert_eq!(record["key"], key, "git has windows of its own, and so keys of its own");
         assert!(number("window_start") <= number("first_ts") && number("first_ts") <= number("last_ts"), "{record}");
         assert!(number("last_ts") < number("window_end"), "{record}");
         counts.insert((text("dimension"), text("key"), number("window_start")), number("count"));
@@ -166,6 +168,27 @@ fn new_commits_are_added_to_what_is_there() {
     let commits: usize = String::from_utf8_lossy(&commits.stdout).trim().parse().expect("a number");
     let events = engram.consume("activity.events");
     assert_eq!(events.iter().filter(|record| record["value"]["type"] == "git.commit").count(), commits);
+}
+
+/// A clone's oldest root is another one once the clone is deepened; its history is not.
+#[test]
+fn a_shallow_clone_that_is_deepened_is_the_same_source() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (whole, clone) = (folder.path().join("whole"), folder.path().join("clone"));
+    generate(&whole, 200, 8);
+    let git = |arguments: &[&str]| {
+        let status = Command::new("git").args(arguments).status().expect("git runs");
+        assert!(status.success(), "git {arguments:?}: {status}");
+    };
+    let (url, path) = (format!("file://{}", whole.display()), clone.display().to_string());
+    git(&["clone", "--quiet", "--bare", "--depth", "20", &url, &path]);
+    let engram = Engram::embedded(&folder.path().join("data"));
+    let first = engram.json(&["ingest", "git", &path]);
+    let events = engram.consume("activity.events").len();
+    git(&["-C", &path, "fetch", "--quiet", "--unshallow"]);
+    let second = engram.json(&["ingest", "git", &path]);
+    assert_eq!(first[0]["source"], second[0]["source"]);
+    assert_eq!((&second[0]["commits"], engram.consume("activity.events").len()), (&0.into(), events));
 }
 
 #[test]

@@ -199,3 +199,40 @@ impl Registry for LogRegistry {
 fn unreachable(error: LogError) -> RegistryError {
     RegistryError::Unreachable { url: format!("the log's topic {TOPIC}"), source: Box::new(error) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::log::embedded::EmbeddedLog;
+
+    const SCHEMA: &str = r#"{"type": "record", "name": "R", "fields": []}"#;
+
+    /// Runs what must not hang.
+    fn within_seconds<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, outcome) = sync_channel(1);
+        std::thread::spawn(move || done.send(work()));
+        outcome.recv_timeout(Duration::from_secs(20)).expect("it ends")
+    }
+
+    #[test]
+    fn subjects_are_registered_configured_and_deleted() {
+        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::in_memory());
+        let registry = Arc::new(LogRegistry::new(Arc::clone(&log)));
+        within_seconds(move || {
+            let id = registry.register("s", SCHEMA).expect("registered");
+            registry.set_compatibility(Some("s"), Level::None).expect("configured");
+            // Another process sees the same.
+            let other = LogRegistry::new(log);
+            assert_eq!(other.register("s", SCHEMA).expect("known"), id);
+            assert_eq!(other.compatibility(Some("s")).expect("known"), Level::None);
+            assert_eq!(registry.delete_subject("s", false).expect("deleted"), [1]);
+            assert_eq!(registry.delete_subject("never", false).expect("nothing to do"), Vec::<u32>::new());
+            assert_eq!(other.subjects().expect("known"), Vec::<String>::new());
+            assert!(other.schema(id).expect("known").is_some(), "records that were written with it can still be read");
+            assert_eq!(registry.delete_subject("s", true).expect("deleted"), [1]);
+            assert_eq!(registry.schema(id).expect("known"), None);
+        });
+    }
+}

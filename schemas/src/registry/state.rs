@@ -846,4 +846,14 @@ mod tests {
             }
         }
     }
+
+    /// The parser takes a name that is defined twice; nobody could read such a schema's records.
+    #[test]
+    fn a_name_that_is_defined_twice_is_refused() {
+        let schema = r#"{"type": "record", "name": "R", "fields": [
+            {"name": "a", "type": {"type": "fixed", "name": "F", "size": 1}},
+            {"name": "b", "type": {"type": "fixed", "name": "F", "size": 2}}]}"#;
+        let planned = State::default().plan_register("s", schema);
+        assert!(matches!(planned, Err(RegistryError::InvalidSchema(_))), "{planned:?}");
+    }
 }
