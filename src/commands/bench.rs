@@ -111,8 +111,13 @@ fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>
     figures.push(transactions.figure("a transaction of a record a partition, the log alone"));
 
     let measured = |kind, guarantee, name: &str| -> anyhow::Result<Measured> {
-        eprintln!("engram: measuring {name}");
-        Runtime { bed, input: &input, records: args.records, folder, kind, guarantee }.run(name)
+        let measured = Runtime { bed, input: &input, records: args.records, folder, kind, guarantee }.run(name)?;
+        eprintln!(
+            "engram: {name}: {:.0} records/s, {:.0} records/CPU-s",
+            measured.rate.per_second(),
+            measured.rate.per_cpu_second()
+        );
+        Ok(measured)
     };
     // In turn, and the middle one of each: what exactly-once costs is less than what the machine varies by.
     let pair = |kind, name: &str| -> anyhow::Result<[Measured; 2]> {

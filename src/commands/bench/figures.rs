@@ -78,12 +78,16 @@ impl Rate {
         self.records as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
+    pub fn per_cpu_second(&self) -> f64 {
+        self.records as f64 / self.cpu.as_secs_f64().max(1e-9)
+    }
+
     pub fn figure(&self, name: &str) -> Figure {
         let megabytes = self.bytes as f64 / 1e6;
         Figure {
             name: name.to_owned(),
             per_second: Some(self.per_second()),
-            per_cpu_second: Some(self.records as f64 / self.cpu.as_secs_f64().max(1e-9)),
+            per_cpu_second: Some(self.per_cpu_second()),
             mb_per_second: (self.bytes > 0).then(|| megabytes / self.elapsed.as_secs_f64().max(1e-9)),
             peak_mib: peak_memory_mib(),
             ..Figure::default()
