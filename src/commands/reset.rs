@@ -1,5 +1,7 @@
 //! `engram reset SERVICE`: as if the service had never run. Its inputs stay.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Context as _;
 use engram_pipeline::{changelog, manifest};
 use serde_json::json;
@@ -8,6 +10,10 @@ use crate::cli::{Global, Reset};
 use crate::data_dir::DataDir;
 use crate::output;
 use crate::wire::{self, Access, Connection};
+
+/// Kafka counts a static member (KIP-345) that has just stopped among the group's for its session timeout of 10 s.
+const LEAVING_MAX: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(200);
 
 pub fn run(global: &Global, args: &Reset) -> anyhow::Result<()> {
     // Named wrongly, it must fail before anything is opened.
@@ -20,12 +26,15 @@ pub fn run(global: &Global, args: &Reset) -> anyhow::Result<()> {
     let _held = data.hold()?;
     let connection = Connection::open(global, Access::Held)?;
     let service = wire::service(&args.service, &connection.config)?;
-    let group = connection.log.groups()?.into_iter().find(|group| group.name == service.name);
-    anyhow::ensure!(
-        group.is_none_or(|group| group.members == 0),
-        "service {} is still running somewhere: stop it first",
-        service.name
-    );
+    let until = Instant::now() + LEAVING_MAX;
+    while connection.log.groups()?.iter().any(|group| group.name == service.name && group.members > 0) {
+        anyhow::ensure!(
+            Instant::now() < until,
+            "service {} is still running somewhere: stop it first, then try again",
+            service.name
+        );
+        std::thread::sleep(LOOK);
+    }
     let known = connection.log.topics()?;
     let mut topics: Vec<String> = service.outputs.iter().map(|output| output.topic.clone()).collect();
     topics.extend([changelog::topic(service.name), manifest::topic(service.name)]);
