@@ -78,7 +78,7 @@ bench: build kafka-fetch ## measure on an Apache Kafka of its own; ARGS goes to 
 .PHONY: bench-codec
 bench-codec: ## measure reading and writing events by row and by column
 	@deploy/setup.sh build
-	cargo bench -p engram-schemas
+	cargo bench --workspace --bench codec
 
 .PHONY: soak
 soak: setup kafka-fetch ## the long form of the tests: a million events, 20 kills; ARGS goes to the test

@@ -18,6 +18,7 @@
 pub mod clock;
 pub mod config;
 pub mod processor;
+mod progress;
 pub mod sessions;
 pub mod windows;
 
