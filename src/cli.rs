@@ -24,7 +24,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "DIR", env = "ENGRAM_DATA", default_value = "engram-data")]
     pub data: PathBuf,
     /// Apache Kafka to use instead of the embedded log
-    #[arg(long, global = true, value_name = "HOST:PORT", env = "ENGRAM_BROKERS")]
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "ENGRAM_BROKERS", value_parser = brokers)]
     pub brokers: Option<String>,
     /// Schema registry (any Confluent-compatible one); without it, the one in the log
     #[arg(long, global = true, value_name = "URL", env = "ENGRAM_REGISTRY")]
@@ -108,9 +108,6 @@ pub struct Produce {
     /// Full name of the events' type, where the topic takes several
     #[arg(long = "type", value_name = "NAME")]
     pub event_type: Option<String>,
-    /// Field that becomes the record's key; by default the topic's own
-    #[arg(long, value_name = "FIELD")]
-    pub key: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -207,4 +204,17 @@ pub struct Bench {
     pub keys: u64,
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub partitions: i32,
+}
+
+/// A list of HOST:PORT, or nothing: a variable that is set to nothing is as good as not set.
+fn brokers(text: &str) -> Result<String, String> {
+    let is_address = |part: &str| {
+        let (host, port) = part.trim().rsplit_once(':')?;
+        (!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
+    };
+    match text.split(',').find(|part| is_address(part).is_none()) {
+        Some(_) if text.is_empty() => Ok(String::new()),
+        Some(part) => Err(format!("{part:?} is not HOST:PORT")),
+        None => Ok(text.to_owned()),
+    }
 }

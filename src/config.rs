@@ -13,6 +13,8 @@ use crate::values::duration_ms;
 
 /// Partitions of a topic.
 const PARTITIONS_MAX: i32 = 10_000;
+/// Half of a transaction's timeout.
+const COMMIT_MS_MAX: i64 = 30_000;
 /// Of any bound on memory, in its own unit (MiB, KiB).
 const MEMORY_MAX: usize = 1 << 20;
 
@@ -110,9 +112,9 @@ impl Default for Activity {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    pub window: String,
+    pub window: Option<String>,
     /// A duration, or `forever`.
-    pub grace: String,
+    pub grace: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -166,7 +168,12 @@ impl Config {
             "at-least-once" => Guarantee::AtLeastOnce,
             other => anyhow::bail!("commit.guarantee is {other:?}: it must be exactly-once or at-least-once"),
         };
+        anyhow::ensure!(
+            (1..=COMMIT_MS_MAX).contains(&self.commit.interval),
+            "commit.interval must be 1ms to {COMMIT_MS_MAX}ms: a transaction that lasts longer is given up by the log"
+        );
         anyhow::ensure!(self.commit.records_max > 0, "commit.records_max must be greater than 0");
+        anyhow::ensure!(self.commit.bytes_max > 0, "commit.bytes_max must be greater than 0");
         Ok(CommitOptions {
             guarantee,
             interval: Duration::from_millis(self.commit.interval as u64),
@@ -190,13 +197,17 @@ impl Config {
         config.dimensions = self.activity.dimensions.iter().map(dimension).collect::<anyhow::Result<_>>()?;
         for (name, source) in &self.activity.sources {
             let name = if name == "default" { "" } else { name };
-            let window = duration_ms(&source.window).map_err(anyhow::Error::msg)?;
-            let grace_ms = match source.grace.as_str() {
-                "forever" => None,
-                grace => Some(duration_ms(grace).map_err(anyhow::Error::msg)?),
-            };
+            let mut wanted = SourceConfig { source: name.to_owned(), ..config.source(name).clone() };
+            if let Some(window) = &source.window {
+                wanted.size_ms = duration_ms(window).map_err(anyhow::Error::msg)?;
+            }
+            match source.grace.as_deref() {
+                None => {}
+                Some("forever") => wanted.grace_ms = None,
+                Some(grace) => wanted.grace_ms = Some(duration_ms(grace).map_err(anyhow::Error::msg)?),
+            }
             config.sources.retain(|known| known.source != name);
-            config.sources.push(SourceConfig { source: name.to_owned(), size_ms: window, grace_ms });
+            config.sources.push(wanted);
         }
         config.check().map_err(anyhow::Error::msg)?;
         Ok(config)
@@ -214,12 +225,12 @@ mod tests {
 
     #[test]
     fn sources_replace_the_defaults() {
-        let text = "[activity.sources.default]\nwindow = \"1h\"\ngrace = \"forever\"\n";
+        let text = "[activity.sources.default]\nwindow = \"1h\"\ngrace = \"forever\"\n[activity.sources.git]\nwindow = \"1d\"\n";
         let config: Config = toml::from_str(text).expect("valid");
         let activity = config.activity_config().expect("valid");
         assert_eq!(activity.source("anything").size_ms, 3_600_000);
         assert_eq!(activity.source("anything").grace_ms, None);
-        assert_eq!(activity.source("git").size_ms, 86_400_000);
+        assert_eq!((activity.source("git").size_ms, activity.source("git").grace_ms), (86_400_000, None));
     }
 
     #[test]
@@ -240,6 +251,10 @@ mod tests {
             "partitions = 0",
             "[memory]\nstores_mib = 0",
             "[commit]\nrecords_max = 0",
+            "[commit]\nbytes_max = 0",
+            "[commit]\ninterval = \"0ms\"",
+            "[commit]\ninterval = \"1h\"",
+            "[activity]\ndimensions = [\"user\", \"user\"]",
             "[activity]\nsession_gap = \"0s\"",
         ] {
             let config: Config = toml::from_str(text).expect("valid TOML");

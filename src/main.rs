@@ -23,13 +23,17 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
-        Ok(cli) => cli,
+        Ok(mut cli) => {
+            cli.global.brokers = cli.global.brokers.filter(|brokers| !brokers.is_empty());
+            cli.global.registry = cli.global.registry.filter(|url| !url.is_empty());
+            cli
+        }
         Err(error) if matches!(error.kind(), UsageError::DisplayHelp | UsageError::DisplayVersion) => {
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("engram: {}", usage_line(&error));
+            crate::output::say(format_args!("engram: {}", usage_line(&error)));
             return ExitCode::from(USAGE);
         }
     };
@@ -53,7 +57,7 @@ fn usage_line(error: &clap::Error) -> String {
     }
     let message: Vec<&str> = text
         .lines()
-        .take_while(|line| !line.starts_with("Usage:"))
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();

@@ -6,6 +6,9 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use thiserror::Error;
 
+/// Longest cell of a table.
+const CELL_CHARS_MAX: usize = 200;
+
 /// A command line that parses but makes no sense: exit code 2.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -16,14 +19,27 @@ pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     engram_pipeline::worker::chain(error).replace(['\n', '\r'], " ")
 }
 
+/// Says something to people, on standard error; that nobody listens any more is no reason to stop.
+pub fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Prints a table, its columns as wide as the terminal allows.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> std::io::Result<()> {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.into_iter().map(cut));
     }
     writeln!(std::io::stdout().lock(), "{table}")
+}
+
+/// A cell as it is shown: JSON has the whole.
+fn cut(cell: String) -> String {
+    match cell.char_indices().nth(CELL_CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &cell[..end]),
+        None => cell,
+    }
 }
 
 /// Prints a value as one line of JSON.

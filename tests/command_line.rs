@@ -59,6 +59,7 @@ fn command_lines_that_make_no_sense() {
         (&["consume", "activity.windows", "--follow", "--last", "3"], "--last"),
         (&["state", "get", "activity"], "STORE"),
         (&["bench", "--records", "many"], "many"),
+        (&["topics", "--brokers", "nowhere"], "HOST:PORT"),
     ] {
         let line = engram.fails(2, arguments);
         assert!(line.contains(names), "{arguments:?} should name {names}: {line}");
@@ -140,6 +141,70 @@ fn wrong_lines_are_reported_by_number_and_the_others_written() {
 }
 
 #[test]
+fn windows_of_another_length_need_a_reset() {
+    let (folder, engram) = with_events();
+    let counted = engram.json(&["state", "range", "activity", "windows"]);
+    let config = folder.path().join("hours.toml");
+    std::fs::write(&config, "[activity.sources.default]\nwindow = \"1h\"\n").expect("written");
+    let hours = ["--config", config.to_str().expect("UTF-8")];
+    let up = [&["up", "--http", "127.0.0.1:0", "--exit-when-idle", "1"], &hours[..]].concat();
+    engram.run(&up);
+    engram.run_with(&["produce", "activity.events"], &events(1));
+    let line = engram.fails(1, &up);
+    assert!(line.contains("window of source default was 60000 ms") && line.contains("engram reset activity"), "{line}");
+    assert_eq!(engram.json(&["state", "range", "activity", "windows"]), counted, "nothing was done");
+    engram.run(&["reset", "activity", "--yes"]);
+    engram.run(&up);
+    let windows = engram.json(&["state", "range", "activity", "windows", "ada"]);
+    assert_eq!((windows.len(), &windows[0]["value"]["count"]), (1, &4.into()));
+}
+
+#[test]
+fn only_inputs_are_produced_to_and_only_what_can_be_counted() {
+    let (_folder, engram) = embedded();
+    for topic in ["activity.windows", "dead-letters", "engram-activity-repartition"] {
+        assert!(engram.fails(2, &["produce", topic]).contains("activity.events"));
+    }
+    for (line, names) in [
+        (r#"{"id":"1","time":9223372036854775807,"user":"ada","type":"edit"}"#, "time"),
+        (r#"{"id":"1","time":1,"user":"","type":"edit"}"#, "user"),
+    ] {
+        let output = engram.output_with(&["produce", "activity.events"], line);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && errors.contains("line 1: ") && errors.contains(names), "{errors}");
+    }
+    let large = format!(r#"{{"id":"1","time":1,"user":"ada","type":"{}"}}"#, "t".repeat(11 << 20));
+    assert_eq!(engram.output_with(&["produce", "activity.events"], &large).status.code(), Some(1));
+}
+
+/// `engram ... 2>&1 | head -1`, and Ctrl-C while nothing comes.
+#[test]
+fn closed_and_silent_pipes() {
+    let (_folder, engram) = embedded();
+    let mut command = engram.command(&["produce", "activity.events"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut produce = command.spawn().expect("engram runs");
+    drop(produce.stderr.take());
+    let mut input = produce.stdin.take().expect("it is piped");
+    input.write_all(b"not json\nnor this\n").expect("it reads");
+    drop(input);
+    assert_eq!(produce.wait().expect("our child").code(), Some(1), "nobody listens, and it ends as it would");
+
+    let mut command = engram.command(&["produce", "activity.events"]);
+    let mut produce = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("engram runs");
+    let mut input = produce.stdin.take().expect("it is piped");
+    input.write_all(events(1).as_bytes()).expect("it reads");
+    wait_until("the event is in the log", Duration::from_secs(30), || {
+        engram.data().join("log/CURRENT").exists() && engram.consume("activity.events").len() == 1
+    });
+    // SAFETY: kill(2) takes no pointers; the process is our child and has not been waited for.
+    unsafe { libc::kill(produce.id() as i32, libc::SIGINT) };
+    let output = produce.wait_with_output().expect("our child");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 events written"), "{output:?}");
+    drop(input);
+}
+
+#[test]
 fn a_line_that_is_too_long_is_one_wrong_line() {
     let (_folder, engram) = embedded();
     let line = |id: &str| format!("{{\"id\":\"{id}\",\"time\":1,\"user\":\"ada\",\"type\":\"edit\"}}");
@@ -182,6 +247,8 @@ fn a_broker_that_does_not_answer() {
 fn a_registry_that_does_not_answer() {
     let (_folder, engram) = with_events();
     let line = engram.fails(1, &["schemas", "list", "--registry", "http://127.0.0.1:1"]);
+    assert!(line.contains("127.0.0.1:1"), "{line}");
+    let line = engram.fails(1, &["consume", "activity.events", "--last", "1", "--registry", "http://127.0.0.1:1"]);
     assert!(line.contains("127.0.0.1:1"), "{line}");
     let line = engram.fails(1, &["schemas", "list", "--registry", "gopher://x"]);
     assert!(line.contains("gopher") || line.contains("http"), "{line}");

@@ -389,7 +389,7 @@ fn check_manifests_and_stores(bed: &Bed, stores: &[std::path::PathBuf]) -> usize
         }
         let files = Files::open(store, &Budget::new(32 << 20)).expect("the store opens");
         let mut stored: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-        for prefix in 0..=3 {
+        for prefix in 0..=4 {
             for entry in files.all(prefix) {
                 let (key, value) = entry.expect("an entry");
                 stored.insert(key.to_vec(), value.to_vec());

@@ -170,6 +170,9 @@ pub enum ProcessError {
         cause: &'static str,
         detail: String,
     },
+    /// What the service is asked to do does not go with what it has done: stop and tell the user.
+    #[error("{0}")]
+    Refused(String),
     /// Something that the record needs cannot be had at present: try it again later.
     #[error("cannot process for now: {0}")]
     Retry(String),

@@ -146,7 +146,7 @@ fn may_pass(error: &ProcessError) -> bool {
         ProcessError::Log(error) | ProcessError::Store(StoreError::Log(error)) => log(error),
         // By a worker of this process that is about to give it back: `up` has the folder for itself.
         ProcessError::Store(StoreError::InUse { .. }) => true,
-        ProcessError::Store(_) | ProcessError::Reject { .. } => false,
+        ProcessError::Store(_) | ProcessError::Reject { .. } | ProcessError::Refused(_) => false,
     }
 }
 

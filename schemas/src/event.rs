@@ -4,6 +4,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::codec::{DecodeError, Decoder};
+
 /// A typed event: an Avro record that has a struct.
 ///
 /// INVARIANT: the struct's serde field names, in order, are those of `SCHEMA`.
@@ -66,6 +68,8 @@ pub struct Subject {
     pub schema: &'static str,
     /// The field that is the record's key when it is produced from JSON.
     pub key: &'static str,
+    /// Reads a framed value, and says what is wrong with the event.
+    pub check: fn(&mut Decoder, &[u8]) -> Result<(), DecodeError>,
 }
 
 /// All topics that the project itself writes events to; services add their `engram-SERVICE-manifests`.
@@ -81,7 +85,11 @@ pub const CONTRACT: &[Subject] = &[
 ];
 
 const fn of<E: Event>(topic: &'static str, key: &'static str) -> Subject {
-    Subject { topic, name: E::NAME, schema: E::SCHEMA, key }
+    Subject { topic, name: E::NAME, schema: E::SCHEMA, key, check: check::<E> }
+}
+
+fn check<E: Event>(decoder: &mut Decoder, value: &[u8]) -> Result<(), DecodeError> {
+    decoder.decode::<E>(value).map(drop)
 }
 
 /// The registry's subject of an event type in a topic (Confluent's `TopicRecordNameStrategy`), so that one topic may

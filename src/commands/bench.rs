@@ -112,11 +112,11 @@ fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>
 
     let measured = |kind, guarantee, name: &str| -> anyhow::Result<Measured> {
         let measured = Runtime { bed, input: &input, records: args.records, folder, kind, guarantee }.run(name)?;
-        eprintln!(
+        crate::output::say(format_args!(
             "engram: {name}: {:.0} records/s, {:.0} records/CPU-s",
             measured.rate.per_second(),
             measured.rate.per_cpu_second()
-        );
+        ));
         Ok(measured)
     };
     // In turn, and the middle one of each: what exactly-once costs is less than what the machine varies by.
@@ -141,7 +141,7 @@ fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>
     figures.push(all.rate.figure("activity (all dimensions, sessions), exactly once").beside(&copy));
 
     figures.extend(services::restore(bed, &counting, folder)?);
-    eprintln!("engram: measuring from end to end");
+    crate::output::say(format_args!("engram: measuring from end to end"));
     reset_peak_memory();
     let run = |pace| Run { bed, load: &load, pace };
     let (full, _) = run(None).through("full", folder)?;

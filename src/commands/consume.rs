@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use engram_pipeline::log::{Log, RecordRef, TopicPartition};
-use engram_schemas::codec::Decoder;
+use engram_schemas::codec::{DecodeError, Decoder};
+use engram_schemas::registry::RegistryError;
 use serde_json::{Value, json};
 
 use super::stop_flag;
@@ -61,7 +62,7 @@ pub fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
                 found = true;
                 for at in 0..batch.len() {
                     let record = batch.record(at);
-                    if record.offset >= *to {
+                    if record.offset >= *to || stop.load(Ordering::Relaxed) {
                         open[index] = false;
                         break;
                     }
@@ -121,14 +122,14 @@ impl Printer {
             Format::Raw => Row::Line(record.value.unwrap_or_default().to_vec()),
             Format::Ndjson => Row::Line(serde_json::to_vec(&json!({
                 "partition": partition.partition, "offset": record.offset, "timestamp": rfc3339(record.timestamp_ms),
-                "key": key, "value": self.value(record)
+                "key": key, "value": self.value(record)?
             }))?),
             Format::Table => {
                 let (mut names, mut cells) = (
                     vec!["partition".to_owned(), "offset".to_owned()],
                     vec![partition.partition.to_string(), record.offset.to_string()],
                 );
-                match self.value(record) {
+                match self.value(record)? {
                     Value::Object(fields) => {
                         for (name, value) in fields {
                             cells.push(cell(&name, value));
@@ -155,15 +156,18 @@ impl Printer {
     }
 
     /// The decoded value; what cannot be decoded is shown as text, or as hexadecimal bytes.
-    fn value(&mut self, record: RecordRef<'_>) -> Value {
-        let Some(bytes) = record.value else { return Value::Null };
-        match self.decoder.decode_json(bytes) {
+    ///
+    /// Errors: the registry cannot be asked.
+    fn value(&mut self, record: RecordRef<'_>) -> Result<Value, RegistryError> {
+        let Some(bytes) = record.value else { return Ok(Value::Null) };
+        Ok(match self.decoder.decode_json(bytes) {
             Ok(value) => value,
+            Err(DecodeError::Registry(error)) => return Err(error),
             Err(_) => match std::str::from_utf8(bytes) {
                 Ok(text) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
                 Err(_) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
             },
-        }
+        })
     }
 
     fn flush(&mut self) -> anyhow::Result<()> {

@@ -37,7 +37,9 @@ pub fn git(global: &Global, args: &IngestGit) -> anyhow::Result<()> {
     })?;
     bar.finish_and_clear();
     if summary.is_shallow {
-        eprintln!("engram: note: this is a shallow clone; what lies before its boundary is left out, now and later");
+        crate::output::say(format_args!(
+            "engram: note: this is a shallow clone; what lies before its boundary is left out, now and later"
+        ));
     }
     if global.json {
         output::json(&json!({

@@ -4,14 +4,16 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal as _, Read};
 use std::str::FromStr as _;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
+use engram_pipeline::dead_letter::RECORD_BYTES_MAX;
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{Cleanup, LogError, NewRecord, Producer, ProducerOptions, TopicSpec};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
-use engram_schemas::codec::json_to_avro;
-use engram_schemas::{CONTRACT, SchemaId, subject, wire};
+use engram_schemas::codec::{Decoder, json_to_avro};
+use engram_schemas::{CONTRACT, SchemaId, Subject, subject as registry_subject, wire};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -33,11 +35,10 @@ const REPORTED_MAX: u64 = 20;
 
 /// What an event needs to become a record.
 struct Target {
-    event: String,
-    schema: String,
+    subject: &'static Subject,
     id: SchemaId,
-    key_field: String,
     partitions: i32,
+    decoder: Decoder,
 }
 
 pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
@@ -47,9 +48,9 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
     };
     let mut input = BufReader::with_capacity(INPUT_BYTES, input);
     let size = args.file.as_ref().and_then(|path| path.metadata().ok()).map_or(0, |metadata| metadata.len());
-    let (event, schema) = event_type(args)?;
+    let subject = event_type(args)?;
     let connection = Connection::open(global, Access::Write)?;
-    let target = prepare(&connection, args, event, schema)?;
+    let mut target = prepare(&connection, subject)?;
     let options = ProducerOptions { client_id: "engram-produce".to_owned(), transactional_id: None };
     let mut producer = connection.log.producer(&options)?;
     let stop = stop_flag()?;
@@ -58,7 +59,7 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
     // The last line before which everything is in the log, and the bytes that are not known to be.
     let (mut flushed, mut unflushed_bytes) = (0_u64, 0_usize);
     let mut line = Vec::new();
-    while !stop.load(Ordering::Relaxed)
+    while wait_for_input(&input, args.file.is_none(), &stop)
         && let Some(outcome) = read_line(&mut input, &mut line).context("cannot read the input")?
     {
         number += 1;
@@ -66,12 +67,12 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        match outcome.and_then(|()| write_line(&mut *producer, &args.topic, &target, &line)) {
+        match outcome.and_then(|()| write_line(&mut *producer, &mut target, &line)) {
             Ok(()) => written += 1,
             Err(WriteError::Line(reason)) => {
                 wrong += 1;
                 if wrong <= REPORTED_MAX {
-                    bar.suspend(|| eprintln!("engram: line {number}: {reason}"));
+                    bar.suspend(|| crate::output::say(format_args!("engram: line {number}: {reason}")));
                 }
             }
             Err(WriteError::Log(error)) => return Err(interrupted(flushed, number, error)),
@@ -96,21 +97,20 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
 }
 
 /// The event type of the topic, by name where it takes several.
-fn event_type(args: &Produce) -> anyhow::Result<(String, String)> {
-    let of_topic: Vec<_> = CONTRACT.iter().filter(|subject| subject.topic == args.topic).collect();
+fn event_type(args: &Produce) -> anyhow::Result<&'static Subject> {
+    // What the services write is theirs alone.
+    let inputs = || CONTRACT.iter().filter(|subject| subject.topic.ends_with(".events"));
+    let of_topic: Vec<_> = inputs().filter(|subject| subject.topic == args.topic).collect();
     let found = match &args.event_type {
         Some(name) => of_topic.iter().find(|subject| subject.name == name),
         None if of_topic.len() == 1 => of_topic.first(),
         None => None,
     };
-    let names = |subjects: &[&engram_schemas::Subject]| {
-        subjects.iter().map(|subject| subject.name).collect::<Vec<_>>().join(", ")
-    };
+    let names = |subjects: &[&Subject]| subjects.iter().map(|subject| subject.name).collect::<Vec<_>>().join(", ");
     match found {
-        Some(subject) => Ok((subject.name.to_owned(), subject.schema.to_owned())),
+        Some(subject) => Ok(subject),
         None if of_topic.is_empty() => {
-            let mut topics: Vec<&str> =
-                CONTRACT.iter().map(|subject| subject.topic).filter(|topic| topic.ends_with(".events")).collect();
+            let mut topics: Vec<&str> = inputs().map(|subject| subject.topic).collect();
             topics.dedup();
             Err(Usage(format!("no events are known for topic {:?}; there is: {}", args.topic, topics.join(", ")))
                 .into())
@@ -119,24 +119,21 @@ fn event_type(args: &Produce) -> anyhow::Result<(String, String)> {
     }
 }
 
-fn prepare(connection: &Connection, args: &Produce, event: String, schema: String) -> anyhow::Result<Target> {
+fn prepare(connection: &Connection, subject: &'static Subject) -> anyhow::Result<Target> {
     let known = connection.log.topics()?;
-    let mut partitions = known.iter().find(|topic| topic.name == args.topic).map(|topic| topic.partitions);
+    let mut partitions = known.iter().find(|topic| topic.name == subject.topic).map(|topic| topic.partitions);
     if partitions.is_none() {
         connection.log.create_topics(&[TopicSpec {
-            name: args.topic.clone(),
+            name: subject.topic.to_owned(),
             partitions: connection.config.partitions.0,
             cleanup: Cleanup::Keep,
             max_message_bytes: TOPIC_MESSAGE_BYTES_MAX,
         }])?;
         partitions = Some(connection.config.partitions.0);
     }
-    let id = connection.registry.register(&subject(&args.topic, &event), &schema)?;
-    let key_field = args.key.clone().unwrap_or_else(|| {
-        let own = CONTRACT.iter().find(|subject| subject.topic == args.topic && subject.name == event);
-        own.map_or("id", |subject| subject.key).to_owned()
-    });
-    Ok(Target { event, schema, id, key_field, partitions: partitions.expect("set above") })
+    let id = connection.registry.register(&registry_subject(subject.topic, subject.name), subject.schema)?;
+    let decoder = Decoder::new(Arc::clone(&connection.registry));
+    Ok(Target { subject, id, partitions: partitions.expect("set above"), decoder })
 }
 
 enum WriteError {
@@ -151,6 +148,23 @@ fn interrupted(flushed: u64, number: u64, error: LogError) -> anyhow::Error {
         "lines before {first} are written, lines after {number} are not, and those between may be: look with 'engram \
          consume' before you produce them again"
     ))
+}
+
+/// Waits until there is something to read, or the input has ended; false once `stop` is set.
+///
+/// SUBTLE: a read that waits for a silent pipe goes on after a signal, so that Ctrl-C would not be heard.
+fn wait_for_input(input: &BufReader<Box<dyn Read>>, is_stdin: bool, stop: &AtomicBool) -> bool {
+    while !stop.load(Ordering::Relaxed) {
+        if !is_stdin || !input.buffer().is_empty() {
+            return true;
+        }
+        let mut stdin = libc::pollfd { fd: libc::STDIN_FILENO, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd for the time of the call.
+        if unsafe { libc::poll(&raw mut stdin, 1, 100) } > 0 {
+            return true;
+        }
+    }
+    false
 }
 
 /// The next line without its end, `None` after the last. One that is too long is an error of that line, and its rest is
@@ -169,21 +183,27 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<Op
     Ok(Some(Ok(())))
 }
 
-fn write_line(producer: &mut dyn Producer, topic: &str, target: &Target, line: &[u8]) -> Result<(), WriteError> {
+fn write_line(producer: &mut dyn Producer, target: &mut Target, line: &[u8]) -> Result<(), WriteError> {
+    let Subject { topic, name, schema, key: key_field, check } = *target.subject;
     let wrong = |reason: String| WriteError::Line(reason);
     let mut event: Value = serde_json::from_slice(line).map_err(|error| wrong(format!("not JSON: {error}")))?;
     let Some(fields) = event.as_object_mut() else { return Err(wrong("not a JSON object".to_owned())) };
     read_times(fields).map_err(wrong)?;
-    let key = match fields.get(&target.key_field) {
+    let key = match fields.get(key_field) {
         Some(Value::String(key)) => key.clone(),
-        Some(other) => {
-            return Err(wrong(format!("field {:?} is the key and must be a string, not {other}", target.key_field)));
-        }
-        None => return Err(wrong(format!("field {:?} is missing: it is the key", target.key_field))),
+        Some(other) => return Err(wrong(format!("field {key_field:?} is the key and must be a string, not {other}"))),
+        None => return Err(wrong(format!("field {key_field:?} is missing: it is the key"))),
     };
     let id = fields.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let body = json_to_avro(&target.schema, &event).map_err(|error| wrong(error.to_string()))?;
+    let body = json_to_avro(schema, &event).map_err(|error| wrong(error.to_string()))?;
     let value = wire::join(target.id, &body);
+    if key.len() + value.len() > RECORD_BYTES_MAX {
+        return Err(wrong(format!(
+            "{} bytes are more than a service takes ({RECORD_BYTES_MAX})",
+            key.len() + value.len()
+        )));
+    }
+    check(&mut target.decoder, &value).map_err(|error| wrong(error.to_string()))?;
     let now_ms = engram_pipeline::clock::now_ms();
     let written_at = rfc3339(now_ms);
     let record = NewRecord {
@@ -195,7 +215,7 @@ fn write_line(producer: &mut dyn Producer, topic: &str, target: &Target, line: &
         headers: &[
             ("ce_specversion", b"1.0"),
             ("ce_id", id.as_bytes()),
-            ("ce_type", target.event.as_bytes()),
+            ("ce_type", name.as_bytes()),
             ("ce_source", b"engram/produce"),
             ("ce_time", written_at.as_bytes()),
         ],
@@ -206,7 +226,7 @@ fn write_line(producer: &mut dyn Producer, topic: &str, target: &Target, line: &
     })
 }
 
-/// Times may be given as RFC 3339; a missing `id` or `time` is filled in.
+/// Times may be given as RFC 3339; a missing `time` is now.
 fn read_times(fields: &mut serde_json::Map<String, Value>) -> Result<(), String> {
     let now_ms = engram_pipeline::clock::now_ms();
     let time = fields.entry("time").or_insert_with(|| now_ms.into());

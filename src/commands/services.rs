@@ -23,7 +23,10 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         let trouble = workers.iter().find_map(|worker| worker["trouble"].as_str());
         let state = match (group, workers.is_empty()) {
             (_, false) => "running here".to_owned(),
-            (Some(group), true) if group.members > 0 => group.state.clone(),
+            (Some(group), true) if group.members > 0 => {
+                // Kafka counts a static member for 10 s after it has gone.
+                format!("elsewhere, or just stopped ({} members, {})", group.members, group.state)
+            }
             _ => "stopped".to_owned(),
         };
         if global.json {

@@ -28,7 +28,6 @@ const UPKEEP_LOOKS: u32 = 100;
 
 pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     let names = service_names(args)?;
-    let stop = stop_flag()?;
     let metrics = PrometheusBuilder::new()
         .set_buckets(&[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0])?
         .install_recorder()
@@ -36,6 +35,8 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     // The folder first: another process that runs on it is the likeliest trouble, and the easiest to tell.
     let held = crate::data_dir::DataDir::new(&global.data).hold()?;
     let connection = Connection::open(global, Access::Held)?;
+    // From here on; until then a signal simply ends the process.
+    let stop = stop_flag()?;
     let services: Arc<Mutex<Vec<Running>>> = Arc::default();
     let token = format!("{:032x}", rand::random::<u128>());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -47,7 +48,10 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
         let running = start(&connection, args, &name)?;
         lock(&services).push(running);
     }
-    eprintln!("engram is up: http://{} (schemas, metrics, health); stop with Ctrl-C", server.address);
+    crate::output::say(format_args!(
+        "engram is up: http://{} (schemas, metrics, health); stop with Ctrl-C",
+        server.address
+    ));
     watch(args, &stop, &services, &metrics);
     let mut outcome = Ok(());
     let running: Vec<Running> = lock(&services).drain(..).collect();

@@ -1,5 +1,7 @@
 //! How activity is cut into windows and sessions.
 
+use std::collections::BTreeSet;
+
 /// Half an hour without an event ends a session.
 pub const SESSION_GAP_MS: i64 = 30 * 60 * 1_000;
 const MINUTE_MS: i64 = 60 * 1_000;
@@ -82,6 +84,16 @@ impl ActivityConfig {
         named.or_else(|| self.sources.iter().find(|config| config.source.is_empty())).expect("checked by `check`")
     }
 
+    /// What may not change while there is state, as text: (name, value).
+    pub fn lasting(&self) -> Vec<(String, String)> {
+        let mut settings = vec![("session gap".to_owned(), format!("{} ms", self.session_gap_ms))];
+        settings.extend(self.sources.iter().map(|source| {
+            let name = if source.source.is_empty() { "default" } else { &source.source };
+            (format!("window of source {name}"), format!("{} ms", source.size_ms))
+        }));
+        settings
+    }
+
     /// Refuses what cannot work, naming the field.
     pub fn check(&self) -> Result<(), String> {
         if !self.sources.iter().any(|config| config.source.is_empty()) {
@@ -98,6 +110,10 @@ impl ActivityConfig {
             if config.source.len() > usize::from(u8::MAX) {
                 return Err(format!("activity: the name of source {name} is longer than 255 bytes"));
             }
+        }
+        let distinct: BTreeSet<Dimension> = self.dimensions.iter().copied().collect();
+        if distinct.len() < self.dimensions.len() {
+            return Err("activity: a dimension is named twice, which would count its events twice".to_owned());
         }
         if self.idle_ms < 0 || self.future_ms_max < 0 {
             return Err("activity: idle and future_max must not be negative".to_owned());

@@ -53,6 +53,7 @@ pub(crate) mod at {
     pub const WINDOW_STORE: usize = 0;
     pub const SESSION_STORE: usize = 1;
     pub const CLOCK_STORE: usize = 2;
+    pub const SETTINGS_STORE: usize = 3;
 }
 
 /// The stores, by name, as `engram state` lists them.
@@ -61,6 +62,7 @@ pub fn stores() -> Vec<StoreSpec> {
         StoreSpec { name: "windows", describe: describe_window },
         StoreSpec { name: "sessions", describe: describe_session },
         StoreSpec { name: "clock", describe: describe_clock },
+        StoreSpec { name: "settings", describe: describe_setting },
     ]
 }
 
@@ -113,6 +115,11 @@ fn describe_clock(key: &[u8], value: &[u8]) -> (Value, Value) {
         (Some((source, [])), time) => (json!({"source": source}), json!({"stream_time": time})),
         _ => unreadable(key, value),
     }
+}
+
+fn describe_setting(key: &[u8], value: &[u8]) -> (Value, Value) {
+    let text = |bytes: &[u8]| json!(String::from_utf8_lossy(bytes));
+    (text(key), text(value))
 }
 
 fn unreadable(key: &[u8], value: &[u8]) -> (Value, Value) {

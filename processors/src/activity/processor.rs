@@ -26,6 +26,8 @@ pub struct ActivityProcessor {
     pub(super) clocks: Encoder<TaskClock>,
     pub(super) partitions: i32,
     pub(super) tasks: Tasks,
+    /// Against those that the state was made with.
+    pub(super) settings_are_checked: bool,
     /// Sources whose clock has moved in this commit.
     pub(super) moved: BTreeSet<String>,
     /// What this commit has gathered for step 2: (source, dimension, window start, key).
@@ -51,12 +53,33 @@ impl ActivityProcessor {
             clocks: Encoder::register(registry, REPARTITION).map_err(retry)?,
             partitions: setup.partitions,
             tasks,
+            settings_are_checked: false,
             moved: BTreeSet::new(),
             gathered: IndexMap::new(),
             closed_sessions: HashSet::new(),
             key: Vec::new(),
             buffer: Vec::new(),
         })
+    }
+
+    /// State of windows of one length would be counted apart from those of another, under the same keys.
+    fn check_settings(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
+        let store = context.store(at::SETTINGS_STORE);
+        for (name, value) in self.config.lasting() {
+            match store.get(name.as_bytes())? {
+                Some(before) if before != value.as_bytes() => {
+                    let before = String::from_utf8_lossy(before);
+                    return Err(ProcessError::Refused(format!(
+                        "the {name} was {before} and is to be {value}: run 'engram reset {} --yes' first, or set it back",
+                        super::NAME
+                    )));
+                }
+                Some(_) => {}
+                None => store.put(name.as_bytes(), value.as_bytes())?,
+            }
+        }
+        self.settings_are_checked = true;
+        Ok(())
     }
 
     fn event(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
@@ -180,6 +203,9 @@ impl ActivityProcessor {
 
 impl Processor for ActivityProcessor {
     fn process(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
+        if !self.settings_are_checked {
+            self.check_settings(context)?;
+        }
         match input.source {
             at::EVENTS => self.event(input, context),
             at::REPARTITION => self.repartitioned(input, context),
@@ -229,6 +255,7 @@ impl Processor for ActivityProcessor {
         self.gathered.clear();
         self.closed_sessions.clear();
         self.moved.clear();
+        self.settings_are_checked = false;
     }
 }
 

@@ -313,8 +313,8 @@ impl State {
     /// [`RegistryError::Refused`] for a schema over [`SCHEMA_BYTES_MAX`] or the topic's largest record, for a subject
     /// without a name, and when numbers have run out.
     pub fn plan_register(&self, subject: &str, schema: &str) -> Result<Plan, RegistryError> {
-        if subject.is_empty() {
-            return Err(RegistryError::Refused("a subject must have a name".to_owned()));
+        if subject.is_empty() || subject.chars().any(char::is_control) {
+            return Err(RegistryError::Refused("a subject must have a name, without control characters".to_owned()));
         }
         let canonical = validate(schema)?;
         if let Some((version, entry)) = self.find(subject, &canonical) {

@@ -59,7 +59,7 @@ impl Stopwatch {
 
 /// Writes the load. The events are made in between, a thousand at a time, off the clock's account of the log.
 pub fn produce(bed: &Bed, topic: &str, load: &Load) -> anyhow::Result<Rate> {
-    eprintln!("engram: writing {} events of about {} bytes", load.records, load.bytes);
+    crate::output::say(format_args!("engram: writing {} events of about {} bytes", load.records, load.bytes));
     let encoder = Encoder::<Interaction>::register(&*bed.registry, "activity.events")?;
     let mut producer =
         bed.log.producer(&ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: None })?;
@@ -109,7 +109,7 @@ pub fn copy(bed: &Bed, from: &str, to: &str) -> anyhow::Result<Rate> {
 
 /// Transactions of one record a partition, as fast as they go: what a commit costs where nothing else is done.
 pub fn transactions(bed: &Bed, topic: &str) -> anyhow::Result<Latency> {
-    eprintln!("engram: measuring transactions");
+    crate::output::say(format_args!("engram: measuring transactions"));
     let id = bed.topic("transactions");
     let options = ProducerOptions { client_id: "engram-bench".to_owned(), transactional_id: Some(id) };
     let mut producer = bed.log.producer(&options)?;

@@ -164,7 +164,7 @@ pub fn start(
 
 /// Rebuilds the stores of a run from their changelog into empty folders, beside a plain read of it.
 pub fn restore(bed: &Bed, measured: &Measured, folder: &Path) -> anyhow::Result<[Figure; 2]> {
-    eprintln!("engram: measuring restore");
+    crate::output::say(format_args!("engram: measuring restore"));
     // Named as the topic's owner names it: the bench's prefix stands in the middle of it.
     let topic = changelog::topic(measured.service);
     let read = load::consume(bed, &topic)?;
