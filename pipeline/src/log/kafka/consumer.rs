@@ -205,6 +205,10 @@ impl Batch for KafkaBatch {
         self.messages.len()
     }
 
+    fn bytes(&self) -> usize {
+        self.messages.iter().map(Message::bytes).sum()
+    }
+
     fn record(&self, index: usize) -> RecordRef<'_> {
         self.messages[index].record()
     }

@@ -122,6 +122,12 @@ impl Message {
         unsafe { (*self.0).offset }
     }
 
+    /// Of key and value.
+    pub fn bytes(&self) -> usize {
+        // SAFETY: as above.
+        unsafe { (*self.0).key_len + (*self.0).len }
+    }
+
     pub fn record(&self) -> RecordRef<'_> {
         // SAFETY: key and payload live as long as the message; null pointers are null keys and values.
         unsafe {
