@@ -34,6 +34,7 @@ pub struct ActivityProcessor {
     pub(super) gathered: IndexMap<(usize, Dimension, i64, String), Counted>,
     /// Sessions that this commit has closed: their keys leave the store, but their final record stands.
     pub(super) closed_sessions: HashSet<Vec<u8>>,
+    pub(super) latest: sessions::Latest,
     pub(super) key: Vec<u8>,
     pub(super) buffer: Vec<u8>,
 }
@@ -57,6 +58,7 @@ impl ActivityProcessor {
             moved: BTreeSet::new(),
             gathered: IndexMap::new(),
             closed_sessions: HashSet::new(),
+            latest: sessions::Latest::default(),
             key: Vec::new(),
             buffer: Vec::new(),
         })
@@ -127,8 +129,8 @@ impl ActivityProcessor {
                 .or_insert(one);
         }
         if config.sessions {
-            let gap_ms = config.session_gap_ms;
-            sessions::add(context, at::SESSION_STORE, &source.source, &event.user, event.time, gap_ms)?;
+            let (store, gap_ms) = (context.store(at::SESSION_STORE), config.session_gap_ms);
+            sessions::add(store, &mut self.latest, &source.source, &event.user, event.time, gap_ms)?;
         }
         Ok(())
     }
@@ -254,6 +256,7 @@ impl Processor for ActivityProcessor {
     fn reset(&mut self) {
         self.gathered.clear();
         self.closed_sessions.clear();
+        self.latest.clear();
         self.moved.clear();
         self.settings_are_checked = false;
     }

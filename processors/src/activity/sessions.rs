@@ -1,8 +1,11 @@
 //! Session windows: a user's events, each within the gap of the next, by event time and in whatever order they come.
 
+use std::collections::HashMap;
+
 use engram_pipeline::processor::{Context, ProcessError};
-use engram_pipeline::store::{Order, OwnedEntry};
+use engram_pipeline::store::{Order, OwnedEntry, Store};
 use engram_schemas::activity::Session;
+use foldhash::fast::FixedState;
 
 use super::windows::{from_ordered, ordered, push_source, split_source, with_source};
 
@@ -60,20 +63,69 @@ fn user_prefix(source: &str, user: &str) -> Vec<u8> {
     bytes
 }
 
+/// The start of each user's latest session, by the user's prefix: most events extend it, and need no search then.
+///
+/// INVARIANT: an entry is the latest session of its user that the store has, or one that the store has no more.
+#[derive(Default)]
+pub struct Latest(HashMap<Vec<u8>, i64, FixedState>);
+
+/// Users that are remembered.
+const LATEST_MAX: usize = 100_000;
+
+impl Latest {
+    /// Forgets all: the store was set back.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Extends the user's latest session if the event falls into it or within the gap after it. No other session can be
+    /// within the gap then: those before it are more than that before its start, and there is none after it.
+    fn extend(&self, store: &mut Store, prefix: &[u8], time: i64, gap_ms: i64) -> Result<bool, ProcessError> {
+        let Some(&start) = self.0.get(prefix) else { return Ok(false) };
+        let key = [prefix, &ordered(start)].concat();
+        let Some(mut value) = store.get(&key)?.and_then(SessionValue::from_bytes) else { return Ok(false) };
+        if time < start || time > value.end.saturating_add(gap_ms) {
+            return Ok(false);
+        }
+        value = SessionValue { end: value.end.max(time), count: value.count.saturating_add(1) };
+        store.put(&key, &value.to_bytes())?;
+        Ok(true)
+    }
+
+    /// Remembers a session if none of the user's begins after it.
+    fn note(&mut self, store: &mut Store, prefix: &[u8], start: i64) -> Result<(), ProcessError> {
+        let (from, to) = (ordered(start.saturating_add(1)), ordered(i64::MAX));
+        let mut is_latest = true;
+        store.range(&[prefix, &from].concat(), &[prefix, &to].concat(), Order::Ascending, |_, _| {
+            is_latest = false;
+            false
+        })?;
+        if is_latest {
+            if self.0.len() >= LATEST_MAX {
+                self.0.clear();
+            }
+            self.0.insert(prefix.to_vec(), start);
+        }
+        Ok(())
+    }
+}
+
 /// Adds an event: it begins a session, extends one, or joins two.
 ///
 /// Sessions of a user are more than the gap apart, so those within the gap of `time` are neighbours: going backwards from
 /// `time + gap`, the first that ends too early ends the search.
 pub fn add(
-    context: &mut Context<'_>,
-    store: usize,
+    store: &mut Store,
+    latest: &mut Latest,
     source: &str,
     user: &str,
     time: i64,
     gap_ms: i64,
 ) -> Result<(), ProcessError> {
-    let store = context.store(store);
     let prefix = user_prefix(source, user);
+    if latest.extend(store, &prefix, time, gap_ms)? {
+        return Ok(());
+    }
     let from = [prefix.as_slice(), &ordered(i64::MIN)].concat();
     let to = [prefix.as_slice(), &ordered(time.saturating_add(gap_ms).saturating_add(1))].concat();
     let mut joined: Vec<Vec<u8>> = Vec::new();
@@ -94,7 +146,8 @@ pub fn add(
     for old in joined.iter().filter(|old| **old != key) {
         store.delete(old)?;
     }
-    Ok(store.put(&key, &value.to_bytes())?)
+    store.put(&key, &value.to_bytes())?;
+    latest.note(store, &prefix, start)
 }
 
 /// Takes the source's sessions that ended at or before `ended` out of the store: they are final.
