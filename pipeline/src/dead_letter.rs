@@ -30,9 +30,7 @@ pub fn topic_spec(partitions: i32) -> TopicSpec {
 fn size(record: &RecordRef<'_>, headers: &[crate::log::Header]) -> usize {
     let header = |header: &crate::log::Header| header.key.len() + header.value.as_ref().map_or(0, Vec::len) + 16;
     // The key is the letter's own too.
-    2 * record.key.map_or(0, <[u8]>::len)
-        + record.value.map_or(0, <[u8]>::len)
-        + headers.iter().map(header).sum::<usize>()
+    record.size() + record.key.map_or(0, <[u8]>::len) + headers.iter().map(header).sum::<usize>()
 }
 
 /// Why a record is a dead letter.

@@ -143,7 +143,7 @@ impl Task {
         let queue = &self.queues[source];
         let record = queue.head().expect("next_queue found a record");
         self.collector.caused_by(&queue.partition, record.offset);
-        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        let size = record.size();
         let outcome = if size > RECORD_BYTES_MAX {
             Err(ProcessError::reject("too-large", format!("{size} bytes are more than {RECORD_BYTES_MAX}")))
         } else {

@@ -12,8 +12,8 @@ mod state;
 mod topics;
 mod up;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cli::{Cli, Command, Ingest};
 
@@ -32,6 +32,11 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reset(args) => reset::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),
     }
+}
+
+/// Locks what stays whole even if a thread has panicked while it held it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A flag that Ctrl-C and SIGTERM set: commands look at it between two steps and stop cleanly. A second signal ends the

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,7 +14,7 @@ use engram_pipeline::worker::WorkerOptions;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 
-use super::stop_flag;
+use super::{lock, stop_flag};
 use crate::cli::{Global, Up};
 use crate::output::Usage;
 use crate::wire::{self, Access, Connection};
@@ -150,8 +150,4 @@ fn describe(service: &Running) -> Value {
         })
     });
     json!({"service": service.name(), "workers": workers.collect::<Vec<_>>()})
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -42,7 +42,7 @@ pub fn routes() -> Router<App> {
         .method_not_allowed_fallback(async || {
             Failure(StatusCode::METHOD_NOT_ALLOWED, 405, "HTTP 405 Method Not Allowed".to_owned())
         })
-        // Before the body is read, and below the limit of the whole server.
+        // Looked at while the body is read, not once it is in memory.
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 

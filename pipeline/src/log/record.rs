@@ -52,17 +52,20 @@ pub struct RecordRef<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+impl RecordRef<'_> {
+    /// Bytes of key and value.
+    pub fn size(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len)
+    }
+}
+
 /// Consecutive records of one partition, as one fetch brought them.
 pub trait Batch: Send {
     fn len(&self) -> usize;
 
     /// Of all keys and values.
     fn bytes(&self) -> usize {
-        let size = |index| {
-            let record = self.record(index);
-            record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len)
-        };
-        (0..self.len()).map(size).sum()
+        (0..self.len()).map(|index| self.record(index).size()).sum()
     }
 
     fn is_empty(&self) -> bool {

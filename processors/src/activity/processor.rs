@@ -19,22 +19,22 @@ use super::{REPARTITION, SESSIONS, WINDOWS, at, sessions};
 
 pub struct ActivityProcessor {
     pub(super) config: Arc<ActivityConfig>,
-    pub(super) decoder: Decoder,
+    decoder: Decoder,
     pub(super) windows: Encoder<WindowCount>,
     pub(super) sessions: Encoder<Session>,
-    pub(super) deltas: Encoder<WindowDelta>,
+    deltas: Encoder<WindowDelta>,
     pub(super) clocks: Encoder<TaskClock>,
     pub(super) partitions: i32,
     pub(super) tasks: Tasks,
     /// Against those that the state was made with.
-    pub(super) settings_are_checked: bool,
+    settings_are_checked: bool,
     /// Sources whose clock has moved in this commit.
     pub(super) moved: BTreeSet<String>,
     /// What this commit has gathered for step 2: (source, dimension, window start, key).
-    pub(super) gathered: IndexMap<(usize, Dimension, i64, String), Counted>,
+    gathered: IndexMap<(usize, Dimension, i64, String), Counted>,
     /// Sessions that this commit has closed: their keys leave the store, but their final record stands.
     pub(super) closed_sessions: HashSet<Vec<u8>>,
-    pub(super) latest: sessions::Latest,
+    latest: sessions::Latest,
     pub(super) key: Vec<u8>,
     pub(super) buffer: Vec<u8>,
 }

@@ -13,7 +13,8 @@ use engram_processors::passthrough;
 use super::Bed;
 use super::figures::{Commits, Latency};
 use super::load::Load;
-use super::services::{STALL_MAX, lock, start};
+use super::services::{STALL_MAX, start};
+use crate::commands::lock;
 
 /// How long a paced run is measured,
 const RUN: Duration = Duration::from_secs(15);

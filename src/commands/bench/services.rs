@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engram_pipeline::changelog;
@@ -18,6 +18,7 @@ use engram_processors::passthrough;
 use super::Bed;
 use super::figures::{Commits, Figure, Rate, cpu_time, reset_peak_memory};
 use super::load;
+use crate::commands::lock;
 
 /// A service that has not got on for so long will not.
 pub const STALL_MAX: Duration = Duration::from_secs(60);
@@ -184,8 +185,4 @@ pub fn restore(bed: &Bed, measured: &Measured, folder: &Path) -> anyhow::Result<
     }
     let rate = Rate { records, bytes, elapsed: started.elapsed(), cpu: cpu_time() - cpu };
     Ok([read.figure("read a changelog, the log alone"), rate.figure("restore from that changelog")])
-}
-
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
