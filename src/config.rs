@@ -122,8 +122,19 @@ pub struct Source {
 pub struct Kafka {
     /// librdkafka's own properties, for security and the like.
     pub properties: BTreeMap<String, String>,
-    /// Static membership (KIP-345), on by default.
-    pub static_membership: Option<bool>,
+    /// How a service's members share its partitions: `classic`, or `consumer` (KIP-848).
+    pub group_protocol: GroupProtocol,
+    /// Static membership (KIP-345): a process that is killed and comes back within the session timeout keeps its
+    /// partitions, and one that is stopped keeps them as long, too.
+    pub static_membership: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupProtocol {
+    #[default]
+    Classic,
+    Consumer,
 }
 
 impl Config {

@@ -9,7 +9,7 @@ use engram_connectors::http;
 use engram_pipeline::log::Log;
 use engram_pipeline::log::LogError;
 use engram_pipeline::log::embedded::{EmbeddedLog, Forward};
-use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
+use engram_pipeline::log::kafka::{GroupProtocol, KafkaLog, KafkaOptions};
 use engram_pipeline::processor::Service;
 use engram_pipeline::registry::LogRegistry;
 use engram_pipeline::store::StoreSpec;
@@ -18,7 +18,7 @@ use engram_schemas::registry::Registry;
 use engram_schemas::registry::http::HttpRegistry;
 
 use crate::cli::Global;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::data_dir::{DataDir, Held, Holder, RunningProcess};
 
 /// How long a command that writes waits for another one, or for an `engram up` that is just starting.
@@ -78,6 +78,10 @@ impl Connection {
                 let mut options = KafkaOptions::new(brokers);
                 options.properties = config.kafka.properties.clone();
                 options.prefetch_kib = config.memory.prefetch_kib;
+                options.group_protocol = match config.kafka.group_protocol {
+                    config::GroupProtocol::Classic => GroupProtocol::Classic,
+                    config::GroupProtocol::Consumer => GroupProtocol::Consumer,
+                };
                 Arc::new(KafkaLog::connect(options)?)
             }
             None => {

@@ -93,7 +93,7 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
         stores: connection.stores(name)?,
         cache_bytes_max: memory.store_cache_mib << 20,
         instance: connection.data.instance()?,
-        static_membership: connection.config.kafka.static_membership.unwrap_or(true),
+        static_membership: connection.config.kafka.static_membership,
         commit: connection.config.commit_options()?,
         on_commit: None,
         stop: Arc::new(AtomicBool::new(false)),

@@ -50,6 +50,11 @@ pub struct Worker<'a> {
     /// Before the consumer: they hold its batches.
     tasks: Vec<Task>,
     consumer: Box<dyn GroupConsumer>,
+    /// The partitions that the group gave it, in the order in which the consumer counts them, each with the position from
+    /// which it was taken. A task is open once all its inputs are among them.
+    held: Vec<(TopicPartition, i64)>,
+    /// For each task and each of its inputs, the place in `held`.
+    feeds: Vec<usize>,
     outbox: SharedOutbox,
     last_commit: Moment,
     /// Of the commit under way: its records, and the time that its preparation took.
@@ -91,6 +96,8 @@ impl<'a> Worker<'a> {
             committer: Committer::start(Arc::new(manifests), options.commit.overlap, &thread)?,
             tasks: Vec::new(),
             consumer,
+            held: Vec::new(),
+            feeds: Vec::new(),
             outbox: Rc::new(RefCell::new(Outbox::new(producer))),
             last_commit: options.clock.now(),
             under_way: (0, Duration::ZERO),
@@ -109,13 +116,19 @@ impl<'a> Worker<'a> {
                 self.rewind()?;
             }
         }
-        self.commit_all()
+        self.commit_all()?;
+        Ok(())
     }
 
     /// Once through the loop. Returns how long there is nothing to do unless records come.
     pub fn step(&mut self) -> Result<Duration, ProcessError> {
+        let mut changed = false;
         while let Some(change) = self.consumer.poll_group()? {
             self.rebalance(change)?;
+            changed = true;
+        }
+        if changed {
+            self.open_tasks()?;
         }
         let processed = self.process()?;
         let due = self.commit_is_due(processed);
@@ -142,7 +155,7 @@ impl<'a> Worker<'a> {
             for input in 0..inputs {
                 let queue = &task.queues()[input];
                 if queue.buffered() < QUEUE_RECORDS_MIN && queue.buffered_bytes() < QUEUE_BYTES_MAX {
-                    let fetched = self.consumer.fetch(index * inputs + input, FETCH_RECORDS_MAX)?;
+                    let fetched = self.consumer.fetch(self.feeds[index * inputs + input], FETCH_RECORDS_MAX)?;
                     task.add(input, fetched);
                 }
             }
@@ -251,12 +264,13 @@ impl<'a> Worker<'a> {
     }
 
     /// Commits everything that was processed, and waits for it. After an abort the tasks are to be closed or set back.
-    fn commit_all(&mut self) -> Result<(), ProcessError> {
-        if self.settle_now()? != Some(Outcome::Aborted) {
+    fn commit_all(&mut self) -> Result<Outcome, ProcessError> {
+        let mut outcome = self.settle_now()?;
+        if outcome != Some(Outcome::Aborted) {
             self.begin_commit()?;
-            self.settle_now()?;
+            outcome = self.settle_now()?;
         }
-        Ok(())
+        Ok(outcome.unwrap_or(Outcome::Committed))
     }
 
     fn tell(&self, records: u64, times: CommitTimes) {
@@ -276,49 +290,70 @@ impl<'a> Worker<'a> {
 
     /// Back to the committed positions, with what was buffered forgotten.
     fn rewind(&mut self) -> Result<(), ProcessError> {
-        let mut all = Vec::new();
-        for task in &mut self.tasks {
-            let inputs: Vec<TopicPartition> = task.queues().iter().map(|queue| queue.partition.clone()).collect();
-            let positions = start_positions(&*self.options.log, &self.options.group, &inputs)?;
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<TopicPartition> = self.held.drain(..).map(|(partition, _)| partition).collect();
+        self.held = start_positions(&*self.options.log, &self.options.group, &partitions)?;
+        for (task, feeds) in self.tasks.iter_mut().zip(self.feeds.chunks(self.options.service.inputs.len())) {
+            let positions: Vec<_> = feeds.iter().map(|&place| self.held[place].clone()).collect();
             task.aborted(&positions);
-            all.extend(positions);
         }
         self.last_commit = self.options.clock.now();
-        Ok(self.consumer.assign(&all)?)
+        Ok(self.consumer.assign(&self.held)?)
     }
 
     fn rebalance(&mut self, change: Rebalance) -> Result<(), ProcessError> {
         match change {
-            Rebalance::Assigned(partitions) => self.open_tasks(&partitions)?,
-            Rebalance::Revoked => {
-                self.commit_all()?;
-                self.close_tasks();
-                self.consumer.release()?;
+            Rebalance::Assigned(partitions) => {
+                let positions = start_positions(&*self.options.log, &self.options.group, &partitions)?;
+                self.consumer.take(&positions)?;
+                self.held.extend(positions);
             }
-            Rebalance::Lost => {
-                // What was under way was begun in time: its outcome, whichever, is the log's.
+            Rebalance::Revoked(partitions) => {
+                let outcome = self.commit_all()?;
+                self.give_back(&partitions, outcome)?;
+            }
+            Rebalance::Lost(partitions) => {
+                // What was under way was begun in time: its outcome, whichever, is the log's. What is open goes.
                 self.settle_now()?;
                 self.outbox.borrow_mut().abort()?;
-                self.close_tasks();
-                self.consumer.release()?;
+                self.give_back(&partitions, Outcome::Aborted)?;
             }
         }
         Ok(())
     }
 
-    fn close_tasks(&mut self) {
-        self.tasks.clear();
+    /// Closes the tasks of these partitions and gives them back.
+    fn give_back(&mut self, partitions: &[TopicPartition], outcome: Outcome) -> Result<(), ProcessError> {
+        let takes = |task: &Task| task.queues().iter().any(|queue| partitions.contains(&queue.partition));
+        let inputs = self.options.service.inputs.len();
+        let closed = self.tasks.extract_if(.., |task| takes(task)).count();
+        self.held.retain(|(held, _)| !partitions.contains(held));
+        self.arrange();
         self.options.status.unassigned();
+        self.consumer.release(partitions)?;
+        // Also when a task was closed of which an input stays: what was read of that is to be read again.
+        if outcome == Outcome::Aborted || closed * inputs > partitions.len() {
+            self.rewind()?;
+        }
+        Ok(())
     }
 
-    fn open_tasks(&mut self, assigned: &[TopicPartition]) -> Result<(), ProcessError> {
+    /// Opens the tasks of which all inputs are here.
+    fn open_tasks(&mut self) -> Result<(), ProcessError> {
         let options = self.options;
-        let numbers: BTreeSet<i32> = assigned.iter().map(|partition| partition.partition).collect();
-        let mut all = Vec::new();
-        for &number in &numbers {
-            let inputs: Vec<TopicPartition> =
-                options.service.inputs.iter().map(|topic| TopicPartition::new(topic.as_str(), number)).collect();
-            let positions = start_positions(&*options.log, &options.group, &inputs)?;
+        let held: BTreeSet<i32> = self.held.iter().map(|(partition, _)| partition.partition).collect();
+        for number in held {
+            if self.tasks.iter().any(|task| task.partition() == number) {
+                continue;
+            }
+            let input = |topic: &String| {
+                self.held.iter().find(|(held, _)| held.partition == number && *held.topic == **topic).cloned()
+            };
+            let Some(positions) = options.service.inputs.iter().map(input).collect::<Option<Vec<_>>>() else {
+                continue;
+            };
             let (task, restored) = Task::open(
                 &options.service,
                 number,
@@ -347,12 +382,18 @@ impl<'a> Worker<'a> {
                 "task opened"
             );
             self.tasks.push(task);
-            all.extend(positions);
         }
-        self.consumer.assign(&all)?;
+        self.arrange();
         self.last_commit = options.clock.now();
-        options.status.assigned(numbers.into_iter().collect());
+        options.status.assigned(self.tasks.iter().map(Task::partition).collect());
         Ok(())
+    }
+
+    /// Finds the inputs of all tasks among what is held.
+    fn arrange(&mut self) {
+        let place = |input: &TopicPartition| self.held.iter().position(|(held, _)| held == input);
+        let inputs = self.tasks.iter().flat_map(|task| task.queues()).map(|queue| &queue.partition);
+        self.feeds = inputs.map(|input| place(input).expect("an open task holds its inputs")).collect();
     }
 }
 
@@ -362,6 +403,9 @@ fn start_positions(
     group: &str,
     inputs: &[TopicPartition],
 ) -> Result<Vec<(TopicPartition, i64)>, LogError> {
+    if inputs.is_empty() {
+        return Ok(Vec::new());
+    }
     let committed = log.committed(group, inputs)?;
     inputs
         .iter()
