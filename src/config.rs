@@ -14,7 +14,7 @@ use crate::values::duration_ms;
 /// Partitions of a topic.
 const PARTITIONS_MAX: i32 = 10_000;
 /// Half of a transaction's timeout.
-const COMMIT_MS_MAX: i64 = 30_000;
+const COMMIT_MS_MAX: i64 = 5_000;
 /// Of any bound on memory, in its own unit (MiB, KiB).
 const MEMORY_MAX: usize = 1 << 20;
 
@@ -28,6 +28,14 @@ pub struct Config {
     pub memory: Memory,
     pub activity: Activity,
     pub kafka: Kafka,
+    pub http: Http,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// HOST:PORT by which other processes reach this one's HTTP interface.
+    pub advertise: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod data_dir;
 mod output;
+mod queries;
 mod telemetry;
 mod values;
 mod wire;

@@ -13,7 +13,7 @@ use engram_pipeline::log::kafka::{GroupProtocol, KafkaLog, KafkaOptions};
 use engram_pipeline::processor::Service;
 use engram_pipeline::registry::LogRegistry;
 use engram_pipeline::store::StoreSpec;
-use engram_processors::activity;
+use engram_processors::{activity, passthrough};
 use engram_schemas::registry::Registry;
 use engram_schemas::registry::http::HttpRegistry;
 
@@ -27,10 +27,16 @@ const BUSY_MAX: Duration = Duration::from_secs(10);
 /// The names of all services.
 pub const SERVICES: &[&str] = &[activity::NAME];
 
+/// Not among them, but to be had by name: every event as it came. Its output shows what the runtime does to the order of
+/// records, so tests and measurements run it.
+const PASSTHROUGH: &str = "passthrough";
+const PASSTHROUGH_OUTPUT: &str = "passthrough.events";
+
 /// A service by its name.
 pub fn service(name: &str, config: &Config) -> anyhow::Result<Service> {
     match name {
         activity::NAME => Ok(activity::service(config.activity_config()?)),
+        PASSTHROUGH => Ok(passthrough::service(activity::EVENTS, PASSTHROUGH_OUTPUT)),
         _ => anyhow::bail!(no_service(name)),
     }
 }
@@ -39,6 +45,7 @@ pub fn service(name: &str, config: &Config) -> anyhow::Result<Service> {
 pub fn stores(service: &str) -> anyhow::Result<Vec<StoreSpec>> {
     match service {
         activity::NAME => Ok(activity::stores()),
+        PASSTHROUGH => Ok(Vec::new()),
         _ => anyhow::bail!(no_service(service)),
     }
 }

@@ -16,7 +16,7 @@ const FETCH_RECORDS_MAX: usize = 2_000;
 /// Changes applied to RocksDB at once while restoring.
 const BATCH_BYTES: usize = 4 << 20;
 /// A changelog may end in an open transaction of a producer that has died; its coordinator aborts it within the
-/// transaction timeout (60 s). Longer than this without any progress, something else is wrong.
+/// transaction timeout (10 s). Longer than this without any progress, something else is wrong.
 const STALL_MAX: Duration = Duration::from_secs(90);
 
 /// The name of a service's changelog topic.

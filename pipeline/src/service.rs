@@ -10,6 +10,7 @@ use crate::log::{Cleanup, Log, LogError, TopicSpec};
 use crate::manifest;
 use crate::processor::{ProcessError, Service};
 use crate::status::{Snapshot, WorkerStatus};
+use crate::store::Files;
 use crate::worker::{self, WorkerOptions};
 
 /// `max.message.bytes` of the topics that a service creates: above the largest record that is processed, so that a
@@ -108,6 +109,11 @@ impl Running {
 
     pub fn workers(&self) -> Vec<Snapshot> {
         self.workers.iter().map(|worker| worker.status.snapshot()).collect()
+    }
+
+    /// The files of all tasks that are open in this process, see `WorkerStatus::files`.
+    pub fn files(&self) -> Vec<(i32, Arc<Files>)> {
+        self.workers.iter().flat_map(|worker| worker.status.files()).collect()
     }
 
     /// Every worker has had nothing to do for at least `ms`.

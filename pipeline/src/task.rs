@@ -121,6 +121,10 @@ impl Task {
         self.partition
     }
 
+    pub fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
     /// The input queues, in the order of `Service::inputs`.
     pub fn queues(&self) -> &[RecordQueue] {
         &self.queues

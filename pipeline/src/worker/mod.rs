@@ -315,6 +315,8 @@ impl<'a> Worker<'a> {
                 self.give_back(&partitions, outcome)?;
             }
             Rebalance::Lost(partitions) => {
+                let count = partitions.len();
+                tracing::warn!(worker = self.options.instance, count, "partitions lost: others have them by now");
                 // What was under way was begun in time: its outcome, whichever, is the log's. What is open goes.
                 self.settle_now()?;
                 self.outbox.borrow_mut().abort()?;
@@ -381,6 +383,7 @@ impl<'a> Worker<'a> {
                 changelog_position = restored.position,
                 "task opened"
             );
+            options.status.opened(number, task.files());
             self.tasks.push(task);
         }
         self.arrange();

@@ -233,7 +233,8 @@ impl Log for KafkaLog {
             ("linger.ms", "5"),
             // A step of a transaction that meets the one before it still under way is asked for again this soon.
             ("retry.backoff.ms", "5"),
-            ("transaction.timeout.ms", "60000"),
+            // As in Kafka Streams: what a killed worker left open holds its successor up for so long.
+            ("transaction.timeout.ms", "10000"),
         ];
         for (name, value) in defaults {
             self.set_unless_given(&mut config, name, value);
