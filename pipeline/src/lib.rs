@@ -18,4 +18,5 @@ pub mod queue;
 pub mod status;
 pub mod store;
 pub mod task;
+pub mod timers;
 pub mod worker;

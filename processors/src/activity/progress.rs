@@ -24,7 +24,7 @@ impl ActivityProcessor {
         source: &SourceConfig,
         time: i64,
     ) -> Result<(), ProcessError> {
-        context.stream_time(time);
+        context.advance_stream_time(time);
         if source.grace_ms.is_none() {
             return Ok(());
         }
