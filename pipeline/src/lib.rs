@@ -11,6 +11,7 @@ pub mod changelog;
 pub mod collector;
 pub mod committer;
 pub mod dead_letter;
+pub mod driver;
 pub mod manifest;
 pub mod outbox;
 pub mod processor;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Env, Error, ErrorKind,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
@@ -29,6 +29,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Budget {
     cache: Cache,
     write_buffers: WriteBufferManager,
+    /// `None`: the disk.
+    memory: Option<Env>,
 }
 
 impl Budget {
@@ -38,7 +40,14 @@ impl Budget {
             cache: Cache::new_lru_cache(bytes / 2),
             // No stall: when over the budget, RocksDB flushes early.
             write_buffers: WriteBufferManager::new_write_buffer_manager(bytes / 2, false),
+            memory: None,
         }
+    }
+
+    /// The databases lie in memory and are gone with the budget: for tests.
+    pub fn in_memory(bytes: usize) -> Result<Self, StoreError> {
+        let env = Env::mem_env().map_err(|error| to_store_error(Path::new("memory"), &error))?;
+        Ok(Self { memory: Some(env), ..Self::new(bytes) })
     }
 }
 
@@ -69,6 +78,9 @@ impl Files {
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
         options.set_block_based_table_factory(&block_options(&budget.cache));
+        if let Some(memory) = &budget.memory {
+            options.set_env(memory);
+        }
         let db = DB::open(&options, path).map_err(|error| to_store_error(path, &error))?;
         Ok(Self::from_db(db, path, clock.clone()))
     }
