@@ -13,6 +13,7 @@ pub mod committer;
 pub mod dead_letter;
 pub mod driver;
 pub mod manifest;
+pub mod operators;
 pub mod outbox;
 pub mod processor;
 pub mod queue;
