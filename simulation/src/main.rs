@@ -20,7 +20,7 @@ enum Command {
     /// Run one world for each seed; exit code 1 if any went wrong.
     Simulate {
         /// How many seeds.
-        #[arg(long, default_value_t = 1_000)]
+        #[arg(long, default_value_t = 1_000, overrides_with = "seeds")]
         seeds: u64,
         /// The first seed.
         #[arg(long, default_value_t = 0)]
