@@ -23,7 +23,9 @@ const EPOCH_MS: i64 = 1_704_067_200_000;
 /// Steps with faults, then at most so many without.
 const STORMY_STEPS: usize = 700;
 const CALM_STEPS_MAX: usize = 30_000;
-const PROCESSES_MAX: usize = 4;
+const PROCESSES_MAX: usize = 6;
+/// More than the embedded log's patience with a member that does not poll while others wait.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(301);
 
 /// What a run came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,6 +217,11 @@ impl World {
             5 | 6 => {
                 self.tell(format!("{} freezes", self.processes[index].name));
                 self.processes[index].freeze(true);
+                if self.random.random_bool(0.5) && self.processes.len() < PROCESSES_MAX {
+                    // Long enough that the group gives its partitions to one who asks.
+                    self.surroundings.shared.hand.advance(GIVEN_UP_AFTER);
+                    self.add_process();
+                }
             }
             7 | 8 => {
                 self.tell("all thaw");
