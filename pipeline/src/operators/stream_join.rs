@@ -60,8 +60,10 @@ pub struct StreamJoin<K, L, R> {
     results: Vec<Joined<K, L, R>>,
 }
 
-/// By key, time and number; whether it has met another, and the record.
-type Waiting<K, V> = TimedStore<(K, i64, u32), (bool, V)>;
+/// Key, time and number of a record.
+type Place<K> = (K, i64, u32);
+/// The records of a side, each with whether it has met another.
+type Waiting<K, V> = TimedStore<Place<K>, (bool, V)>;
 
 /// What waits on one side.
 struct Side<K, V> {
@@ -71,7 +73,7 @@ struct Side<K, V> {
     reach: (i64, i64),
     grace_ms: i64,
     alone: bool,
-    closed: Vec<Due<(K, i64, u32), (bool, V)>>,
+    closed: Vec<Due<Place<K>, (bool, V)>>,
 }
 
 impl<K: Codec + Clone, L: Codec + Clone, R: Codec + Clone> StreamJoin<K, L, R> {

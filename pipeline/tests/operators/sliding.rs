@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use engram_pipeline::operators::{EmitStrategy, SlidingAggregate};
+use engram_pipeline::operators::{CLOSED_MAX, EmitStrategy, SlidingAggregate};
 use engram_pipeline::store::codec::{read_whole, to_bytes};
 use proptest::prelude::*;
 
 use crate::harness::{
-    Total, emit, events, fold, fold_all, late, late_of, no_timers, options, play, service, steps, stream_times, told,
+    Event, Step, Total, emit, events, fold, fold_all, late, late_of, no_timers, options, play, service, steps,
+    stream_times, told,
 };
 
 type Aggregate = SlidingAggregate<u8, i64, Total>;
@@ -55,8 +56,9 @@ proptest! {
             let told = |at: usize, total| (events[at].number, (key, start, start + difference + 1, total));
             let closed_by = (since..events.len()).find(|at| closes(start) <= now[*at]);
             if emit == EmitStrategy::OnWindowUpdate {
-                for at in since..closed_by.unwrap_or(events.len()) {
-                    let is_in = events[at].key == key && (start..=start + difference).contains(&events[at].time);
+                let open = events.iter().enumerate().take(closed_by.unwrap_or(events.len())).skip(since);
+                for (at, event) in open {
+                    let is_in = event.key == key && (start..=start + difference).contains(&event.time);
                     expected.extend(total(at).filter(|_| is_in).map(|total| told(at, total)));
                 }
             }
@@ -81,4 +83,27 @@ proptest! {
         let last = now.last().copied().unwrap_or(i64::MIN);
         prop_assert_eq!(records, (0..events.len()).filter(|at| !is_late(*at) && closes(events[*at].time) > last).count());
     }
+}
+
+/// Windows are closed in parts when event time makes a leap, and none of their records goes before its window.
+#[test]
+fn many_windows_are_closed_in_parts_and_whole() {
+    let most = CLOSED_MAX as i64;
+    let make = || {
+        let mut aggregate = Aggregate::new(0, 1, options(100_000, EmitStrategy::OnWindowClose), fold);
+        let on_event: crate::harness::OnEvent = Box::new(move |context, input, event| {
+            let told = aggregate.add(context, input, &event.key, event.time, &event.value)?;
+            Ok(told.map(|told| to_bytes(&(told.key, told.window.start_ms, told.window.end_ms, told.value))).collect())
+        });
+        on_event
+    };
+    let event = |number, key, time| Step::Event(Event { number, source: 0, key, time, value: 1 });
+    let mut steps: Vec<Step> = (0..2 * most).map(|time| event(time, 1, time)).collect();
+    steps.extend((0..4).map(|more| event(2 * most + more, 2, 1_000_000 + more)));
+    let mut driver = play(service(1, vec![Aggregate::spec("sliding")], make, no_timers), &steps);
+    let totals = told::<Told>(&driver).into_iter().map(|(_, (_, start, _, total))| (start, total.0));
+    let edge = |start| start == -1 || start == 2 * most - 1;
+    assert!(totals.eq((-1..2 * most).map(|start| (start, if edge(start) { 1 } else { 2 }))));
+    let left = driver.entries(0, "sliding").expect("entries").into_iter().filter(|(key, _)| key[..2] == [b'r', 0]);
+    assert_eq!(left.count(), 4);
 }

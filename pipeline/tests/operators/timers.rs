@@ -1,12 +1,22 @@
 //! Timers: the runtime's, by stream time and by the wall clock.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
+use engram_pipeline::clock::{self, Clock};
 use engram_pipeline::driver::Driver;
+use engram_pipeline::log::embedded::EmbeddedLog;
+use engram_pipeline::log::{Log, NewRecord, ProducerOptions, TopicPartition};
 use engram_pipeline::processor::{Context, ProcessError};
+use engram_pipeline::service::{Running, prepare_topics};
+use engram_pipeline::status::WorkerStatus;
+use engram_pipeline::store::Budget;
 use engram_pipeline::store::codec::{read_whole, to_bytes};
 use engram_pipeline::timers::{self, Timer, TimerClock};
+use engram_pipeline::worker::{CommitOptions, WorkerOptions};
+use engram_schemas::registry::memory::MemoryRegistry;
 use proptest::prelude::*;
 
 use crate::harness::{Event, OnEvent, Step, events, no_timers, play, service, steps, take, told};
@@ -193,4 +203,55 @@ fn randomness_is_that_of_the_seed() {
     assert_eq!(drawn[..2], [1_u64, 2].map(|n| xxhash_rust::xxh3::xxh3_64_with_seed(&n.to_be_bytes(), seeds[0] as u64)));
     let distinct: std::collections::BTreeSet<&u64> = drawn.iter().collect();
     assert_eq!(distinct.len(), 6);
+}
+
+/// In a real worker, by the machine's clock: what the timer tells is committed though no record comes after it.
+#[test]
+fn a_worker_fires_timers_while_nothing_comes() {
+    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::in_memory());
+    let service = Arc::new(service(1, vec![timers::spec()], || on_event(TimerClock::WallClock), on_timer));
+    let mut topics = service.topics.clone();
+    topics.push(engram_pipeline::log::TopicSpec { name: "out".to_owned(), ..topics[0].clone() });
+    topics.iter_mut().for_each(|topic| topic.partitions = 1);
+    log.create_topics(&topics).expect("created");
+    prepare_topics(&*log, &service, 1).expect("topics");
+    let due = clock::now_ms() + 300;
+    let value = to_bytes(&(7_u8, due - 50, 10_i64));
+    let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
+    let mut producer = log.producer(&options).expect("a producer");
+    let record =
+        NewRecord { topic: "in-0", partition: 0, timestamp_ms: Some(1), key: None, value: Some(&value), headers: &[] };
+    producer.write(&record, false).expect("written");
+    producer.flush().expect("flushed");
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let running = Running::start(
+        &WorkerOptions {
+            group: "test".to_owned(),
+            log: Arc::clone(&log),
+            registry: Arc::new(MemoryRegistry::default()),
+            clock: Clock::default(),
+            budget: Arc::new(Budget::new(8 << 20)),
+            stores: folder.path().to_owned(),
+            cache_bytes_max: 10_000,
+            instance: "test".to_owned(),
+            static_membership: true,
+            commit: CommitOptions { interval: Duration::from_millis(5), ..CommitOptions::default() },
+            on_commit: None,
+            stop: Arc::new(AtomicBool::new(false)),
+            status: Arc::new(WorkerStatus::default()),
+            service,
+        },
+        1,
+    )
+    .expect("started");
+    let (started, out) = (Instant::now(), TopicPartition::new("out", 0));
+    while log.offsets(std::slice::from_ref(&out)).expect("offsets")[0].stable == 0 {
+        assert!(started.elapsed() < Duration::from_secs(30) && !running.has_failed(), "{:?}", running.workers());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(clock::now_ms() >= due);
+    let manifests = TopicPartition::new("engram-test-manifests", 0);
+    assert_eq!(log.offsets(&[manifests]).expect("offsets")[0].stable, 2, "one of the record, one of the timer");
+    running.stop().expect("stopped");
 }
