@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Env, Error, ErrorKind,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
@@ -25,10 +26,15 @@ const WRITTEN: &[u8] = &[META, b'w', b'r', b'i', b't', b't', b'e', b'n'];
 /// changelogs.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The size of the write-ahead log, which is not used, at which a checkpoint flushes what is in memory.
+const NEVER_FLUSH: u64 = u64::MAX;
+
 /// The memory that all RocksDBs of a process share.
 pub struct Budget {
     cache: Cache,
     write_buffers: WriteBufferManager,
+    /// `None`: the disk.
+    memory: Option<Env>,
 }
 
 impl Budget {
@@ -38,7 +44,14 @@ impl Budget {
             cache: Cache::new_lru_cache(bytes / 2),
             // No stall: when over the budget, RocksDB flushes early.
             write_buffers: WriteBufferManager::new_write_buffer_manager(bytes / 2, false),
+            memory: None,
         }
+    }
+
+    /// The databases lie in memory and are gone with the budget: for tests.
+    pub fn in_memory(bytes: usize) -> Result<Self, StoreError> {
+        let env = Env::mem_env().map_err(|error| to_store_error(Path::new("memory"), &error))?;
+        Ok(Self { memory: Some(env), ..Self::new(bytes) })
     }
 }
 
@@ -69,6 +82,9 @@ impl Files {
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
         options.set_block_based_table_factory(&block_options(&budget.cache));
+        if let Some(memory) = &budget.memory {
+            options.set_env(memory);
+        }
         let db = DB::open(&options, path).map_err(|error| to_store_error(path, &error))?;
         Ok(Self::from_db(db, path, clock.clone()))
     }
@@ -149,6 +165,12 @@ impl Files {
         }
         *flushed = self.clock.now();
         self.flush()
+    }
+
+    /// Copies (by hard links) to a new folder what is in files by now, which is what a process killed at this moment leaves.
+    pub fn copy_flushed(&self, to: &Path) -> Result<(), StoreError> {
+        let checkpoint = Checkpoint::new(&self.db).map_err(|error| self.error(&error))?;
+        checkpoint.create_checkpoint_with_log_size(to, NEVER_FLUSH).map_err(|error| self.error(&error))
     }
 
     /// Writes everything to disk.

@@ -43,8 +43,8 @@ const SLICE_RECORDS: usize = 1_000;
 /// Longest wait for records; the group is served at least this often.
 const WAIT_MAX: Duration = Duration::from_millis(50);
 
-pub struct Worker<'a> {
-    options: &'a WorkerOptions,
+pub struct Worker {
+    options: WorkerOptions,
     /// Before the tasks: a commit under way is seen through while their stores are open.
     committer: Committer,
     /// Before the consumer: they hold its batches.
@@ -70,9 +70,9 @@ enum Outcome {
     Aborted,
 }
 
-impl<'a> Worker<'a> {
+impl Worker {
     /// Joins the group. Tasks come with the first `step`s.
-    pub fn start(options: &'a WorkerOptions) -> Result<Self, ProcessError> {
+    pub fn start(options: &WorkerOptions) -> Result<Self, ProcessError> {
         let topics = options.log.topics()?;
         let partitions =
             |name: &str| topics.iter().find(|topic| topic.name == name).map_or(0, |topic| topic.partitions);
@@ -92,7 +92,7 @@ impl<'a> Worker<'a> {
             .map_err(|error| ProcessError::Retry(error.to_string()))?;
         let thread = format!("{}-commit", options.instance);
         Ok(Self {
-            options,
+            options: options.clone(),
             committer: Committer::start(Arc::new(manifests), options.commit.overlap, &thread)?,
             tasks: Vec::new(),
             consumer,
@@ -116,8 +116,17 @@ impl<'a> Worker<'a> {
                 self.rewind()?;
             }
         }
-        self.commit_all()?;
-        Ok(())
+        self.stop()
+    }
+
+    /// Commits what is open, for the last time.
+    pub fn stop(&mut self) -> Result<(), ProcessError> {
+        self.commit_all().map(drop)
+    }
+
+    /// The tasks that it has.
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
     }
 
     /// Once through the loop. Returns how long there is nothing to do unless records come.
@@ -147,7 +156,7 @@ impl<'a> Worker<'a> {
         Ok(if processed > 0 { Duration::ZERO } else { self.wait_time() })
     }
 
-    /// Fills each task's queues and processes a slice of them. Returns the records processed.
+    /// Fills each task's queues, fires its timers and processes a slice of its records. Returns how many of both.
     fn process(&mut self) -> Result<usize, ProcessError> {
         let inputs = self.options.service.inputs.len();
         let mut processed = 0;
@@ -159,6 +168,7 @@ impl<'a> Worker<'a> {
                     task.add(input, fetched);
                 }
             }
+            processed += task.fire_wall_clock(self.options.clock.now_ms())?;
             for _ in 0..SLICE_RECORDS {
                 if !task.process_next()? {
                     break;
@@ -180,7 +190,8 @@ impl<'a> Worker<'a> {
             return self.is_full();
         }
         // Positions that moved past control records only are committed when there is nothing else to do.
-        self.uncommitted_records() > 0 || (processed == 0 && self.tasks.iter().any(Task::is_dirty))
+        self.uncommitted_records() > 0
+            || self.tasks.iter().any(|task| task.have_timers_fired() || (processed == 0 && task.is_dirty()))
     }
 
     /// As much was processed as a commit may hold.
@@ -344,7 +355,7 @@ impl<'a> Worker<'a> {
 
     /// Opens the tasks of which all inputs are here.
     fn open_tasks(&mut self) -> Result<(), ProcessError> {
-        let options = self.options;
+        let options = &self.options;
         let held: BTreeSet<i32> = self.held.iter().map(|(partition, _)| partition.partition).collect();
         for number in held {
             if self.tasks.iter().any(|task| task.partition() == number) {
@@ -387,8 +398,8 @@ impl<'a> Worker<'a> {
             self.tasks.push(task);
         }
         self.arrange();
-        self.last_commit = options.clock.now();
-        options.status.assigned(self.tasks.iter().map(Task::partition).collect());
+        self.last_commit = self.options.clock.now();
+        self.options.status.assigned(self.tasks.iter().map(Task::partition).collect());
         Ok(())
     }
 
