@@ -127,6 +127,9 @@ fn run(run: &Run) -> Out {
         write(next());
         running.stop().expect("stopped");
         running = second;
+        until("the second has everything", &running, &|running| {
+            running.workers().iter().map(|worker| worker.tasks.len()).sum::<usize>() == run.partitions as usize
+        });
         write(next());
     } else {
         write(&run.events);
