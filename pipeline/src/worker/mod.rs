@@ -6,6 +6,7 @@
 //! INVARIANT: nothing is committed for a task after the group has taken it away.
 
 mod options;
+mod restore;
 mod run;
 
 use std::cell::RefCell;
@@ -355,51 +356,84 @@ impl Worker {
 
     /// Opens the tasks of which all inputs are here.
     fn open_tasks(&mut self) -> Result<(), ProcessError> {
-        let options = &self.options;
-        let held: BTreeSet<i32> = self.held.iter().map(|(partition, _)| partition.partition).collect();
-        for number in held {
-            if self.tasks.iter().any(|task| task.partition() == number) {
-                continue;
+        let (tasks, restored) = loop {
+            let tasks = self.complete();
+            let numbers: Vec<i32> = tasks.iter().map(|(number, _)| *number).collect();
+            // A simulation has one thread: there each task is restored as it is opened.
+            if numbers.is_empty() || self.options.commit.overlap != Overlap::Thread {
+                break (tasks, Vec::new());
             }
-            let input = |topic: &String| {
-                self.held.iter().find(|(held, _)| held.partition == number && *held.topic == **topic).cloned()
-            };
-            let Some(positions) = options.service.inputs.iter().map(input).collect::<Option<Vec<_>>>() else {
-                continue;
-            };
-            let (task, restored) = Task::open(
-                &options.service,
-                number,
-                &positions,
-                &TaskOptions {
-                    log: &*options.log,
-                    registry: &options.registry,
-                    outbox: &self.outbox,
-                    clock: &options.clock,
-                    budget: &options.budget,
-                    stores: options.stores.clone(),
-                    cache_bytes_max: options.cache_bytes_max,
-                    partitions: self.partitions,
-                    dead_letter_partitions: self.dead_letter_partitions,
-                    stop: &options.stop,
-                },
-            )?;
-            options.status.restored(restored.records);
-            metrics::counter!("engram_restored_records_total", "service" => options.service.name)
-                .increment(restored.records);
-            tracing::info!(
-                service = options.service.name,
-                task = number,
-                restored_records = restored.records,
-                changelog_position = restored.position,
-                "task opened"
-            );
-            options.status.opened(number, task.files());
-            self.tasks.push(task);
+            let mut change = None;
+            let restored = restore::restore_all(&self.options, &numbers, || {
+                change = self.consumer.poll_group()?;
+                Ok(change.is_none() && !self.options.stop.load(Ordering::Relaxed))
+            })?;
+            match (restored, change) {
+                (Some(restored), None) => break (tasks, restored),
+                (_, Some(change)) => self.rebalance(change)?,
+                (None, None) => return Ok(()),
+            }
+        };
+        for (index, (number, positions)) in tasks.into_iter().enumerate() {
+            let before = restored.get(index).map_or(0, |restored| restored.records);
+            self.open_task(number, &positions, before)?;
         }
         self.arrange();
         self.last_commit = self.options.clock.now();
         self.options.status.assigned(self.tasks.iter().map(Task::partition).collect());
+        Ok(())
+    }
+
+    /// The tasks that are not open although all their inputs are here, with the positions of these.
+    fn complete(&self) -> Vec<(i32, Vec<(TopicPartition, i64)>)> {
+        let numbers: BTreeSet<i32> = self.held.iter().map(|(partition, _)| partition.partition).collect();
+        let closed = numbers.into_iter().filter(|number| !self.tasks.iter().any(|task| task.partition() == *number));
+        let input = |topic: &str, number: i32| {
+            self.held.iter().find(|(held, _)| held.partition == number && *held.topic == *topic).cloned()
+        };
+        let inputs = |number| -> Option<Vec<(TopicPartition, i64)>> {
+            self.options.service.inputs.iter().map(|topic| input(topic, number)).collect()
+        };
+        closed.filter_map(|number| Some((number, inputs(number)?))).collect()
+    }
+
+    fn open_task(
+        &mut self,
+        number: i32,
+        positions: &[(TopicPartition, i64)],
+        restored_before: u64,
+    ) -> Result<(), ProcessError> {
+        let options = &self.options;
+        let (task, restored) = Task::open(
+            &options.service,
+            number,
+            positions,
+            &TaskOptions {
+                log: &*options.log,
+                registry: &options.registry,
+                outbox: &self.outbox,
+                clock: &options.clock,
+                budget: &options.budget,
+                stores: options.stores.clone(),
+                cache_bytes_max: options.cache_bytes_max,
+                partitions: self.partitions,
+                dead_letter_partitions: self.dead_letter_partitions,
+                stop: &options.stop,
+            },
+        )?;
+        let restored_records = restored_before + restored.records;
+        options.status.restored(restored_records);
+        metrics::counter!("engram_restored_records_total", "service" => options.service.name)
+            .increment(restored_records);
+        tracing::info!(
+            service = options.service.name,
+            task = number,
+            restored_records,
+            changelog_position = restored.position,
+            "task opened"
+        );
+        options.status.opened(number, task.files());
+        self.tasks.push(task);
         Ok(())
     }
 

@@ -189,7 +189,9 @@ impl Log for KafkaLog {
 
     fn reader(&self) -> Result<Box<dyn Consumer>, LogError> {
         // librdkafka wants a group id for manual assignment too; nothing joins or commits to this one.
-        let config = self.consumer_config("engram-reader", "engram-reader");
+        let mut config = self.consumer_config("engram-reader", "engram-reader");
+        // A reader wants to know at once that it is at the end.
+        self.set_unless_given(&mut config, "fetch.wait.max.ms", "10");
         Ok(Box::new(KafkaConsumer::new(self.consumer(&config)?, None)))
     }
 
