@@ -6,13 +6,17 @@ pub mod log;
 pub mod clock;
 pub mod registry;
 pub mod service;
+pub mod snapshot;
 
 pub mod changelog;
 pub mod collector;
 pub mod dead_letter;
 pub mod manifest;
 pub mod processor;
+pub mod progress;
 pub mod queue;
+pub mod restore;
+pub mod standby;
 pub mod status;
 pub mod store;
 pub mod task;

@@ -9,38 +9,30 @@
 //! INVARIANT: between two commits nothing but this struct changes: state changes are in the stores' caches, outputs in the
 //! open transaction. So `aborted` only has to forget.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use engram_schemas::codec::Encoder;
 use engram_schemas::manifest::Manifest;
 use engram_schemas::registry::Registry;
 
-use crate::changelog::{self, Restored};
+use crate::changelog;
 use crate::collector::{Collector, SharedProducer};
 use crate::dead_letter::{Cause, DeadLetters, RECORD_BYTES_MAX};
-use crate::log::{Fetched, Log, LogError, NewRecord, TopicPartition};
+use crate::log::{Fetched, LogError, NewRecord, TopicPartition};
 use crate::manifest::{self, About, LastCommit, Taken};
 use crate::processor::{Context, Input, ProcessError, Processor, Service, TaskSetup};
 use crate::queue::RecordQueue;
-use crate::store::{Budget, Changes, Files, Store, StoreError, prefix};
+use crate::store::{Changes, Files, Store, StoreError, prefix};
 
 /// What a task is opened with.
 pub struct TaskOptions<'a> {
-    pub log: &'a dyn Log,
     pub registry: &'a Arc<dyn Registry>,
     pub producer: &'a SharedProducer,
-    pub budget: &'a Budget,
-    /// Folder of the service's stores; the task's own is named by its partition.
-    pub stores: PathBuf,
     pub cache_bytes_max: usize,
     /// Partitions of the service's inputs.
     pub partitions: i32,
     /// Partitions of the dead-letter topic.
     pub dead_letter_partitions: i32,
-    /// Breaks a restore off.
-    pub stop: &'a AtomicBool,
 }
 
 pub struct Task {
@@ -70,17 +62,14 @@ struct Prepared {
 }
 
 impl Task {
-    /// Opens the task's stores, brings them up to the end of their changelog, and stands at `positions` of its inputs.
+    /// Opens the task on files that are at the end of their changelog; it stands at `positions` of its inputs.
     pub fn open(
         service: &Arc<Service>,
         partition: i32,
         positions: &[(TopicPartition, i64)],
+        files: Arc<Files>,
         options: &TaskOptions<'_>,
-    ) -> Result<(Self, Restored), ProcessError> {
-        let files = Arc::new(Files::open(&options.stores.join(partition.to_string()), options.budget)?);
-        let changelog_topic = changelog::topic(service.name);
-        let changelog_partition = TopicPartition::new(changelog_topic.as_str(), partition);
-        let restored = changelog::restore(options.log, &changelog_partition, &files, options.stop)?;
+    ) -> Result<Self, ProcessError> {
         let last = match files.get(LastCommit::KEY)? {
             None => LastCommit::default(),
             Some(bytes) => LastCommit::from_bytes(&bytes).ok_or_else(|| StoreError::Damaged {
@@ -113,7 +102,7 @@ impl Task {
             dead_letters,
             producer: options.producer.clone(),
             manifests,
-            changelog_topic,
+            changelog_topic: changelog::topic(service.name),
             manifest_topic,
             taken: Taken::default(),
             last,
@@ -121,7 +110,7 @@ impl Task {
             buffer: Vec::new(),
         };
         task.begin();
-        Ok((task, restored))
+        Ok(task)
     }
 
     pub fn partition(&self) -> i32 {
@@ -260,6 +249,8 @@ impl Task {
                 }
             }
             changes.set(LastCommit::KEY, Some(&prepared.this.to_bytes()));
+            let inputs = self.queues.iter().map(|queue| (&*queue.partition.topic, queue.position()));
+            changes.set_inputs(prepared.this.sequence, inputs);
             self.files.apply(changes, changelog_end(changelog_ends, &self.changelog_topic, self.partition)?)?;
             self.stores.iter_mut().for_each(Store::committed);
             self.last = prepared.this;

@@ -21,6 +21,9 @@ use crate::log::{
     TopicPartition,
 };
 use crate::processor::{ProcessError, Service};
+use crate::restore::Restore;
+use crate::snapshot::Snapshots;
+use crate::standby::Standby;
 use crate::status::WorkerStatus;
 use crate::store::{Budget, StoreError};
 use crate::task::{Task, TaskOptions};
@@ -92,6 +95,10 @@ pub struct WorkerOptions {
     pub budget: Arc<Budget>,
     /// Folder of the service's stores.
     pub stores: PathBuf,
+    /// Where the stores are copied to, and restored from.
+    pub snapshots: Option<Arc<Snapshots>>,
+    /// Warm copies of the tasks that others run.
+    pub standby: Option<Arc<Standby>>,
     pub cache_bytes_max: usize,
     /// The consumer group; the service's name by default.
     pub group: String,
@@ -113,6 +120,9 @@ pub fn run(options: &WorkerOptions) -> Result<(), ProcessError> {
         let started = Instant::now();
         let outcome = Worker::start(options).and_then(|mut worker| worker.run());
         options.status.unassigned();
+        if let Some(standby) = &options.standby {
+            standby.own(&options.instance, &[]);
+        }
         let error = match outcome {
             Ok(()) => break Ok(()),
             Err(error) if !may_pass(&error) => break Err(error),
@@ -366,50 +376,68 @@ impl<'a> Worker<'a> {
 
     fn close_tasks(&mut self) {
         self.tasks.clear();
+        if let Some(standby) = &self.options.standby {
+            standby.own(&self.options.instance, &[]);
+        }
         self.options.status.unassigned();
     }
 
     fn open_tasks(&mut self, assigned: &[TopicPartition]) -> Result<(), ProcessError> {
         let options = self.options;
         let numbers: BTreeSet<i32> = assigned.iter().map(|partition| partition.partition).collect();
-        let mut all = Vec::new();
+        let numbers: Vec<i32> = numbers.into_iter().collect();
+        let mut positions = Vec::new();
         for &number in &numbers {
             let inputs: Vec<TopicPartition> =
                 options.service.inputs.iter().map(|topic| TopicPartition::new(topic.as_str(), number)).collect();
-            let positions = start_positions(&*options.log, &options.group, &inputs)?;
-            let (task, restored) = Task::open(
+            positions.push(start_positions(&*options.log, &options.group, &inputs)?);
+        }
+        // Before the restore, so that the group may go on and tell meanwhile what it wants.
+        self.consumer.assign(&positions.concat())?;
+        if let Some(standby) = &options.standby {
+            standby.own(&options.instance, &numbers);
+        }
+        let mut change = None;
+        let opened = self.restore().open_all(&numbers, || {
+            change = self.consumer.poll_group()?;
+            Ok::<_, ProcessError>(change.is_none() && !options.stop.load(Ordering::Relaxed))
+        })?;
+        let Some(opened) = opened else {
+            self.close_tasks();
+            return change.map_or(Ok(()), |change| self.rebalance(change));
+        };
+        for ((&number, positions), opened) in numbers.iter().zip(&positions).zip(opened) {
+            options.status.restored(opened.restored.records);
+            self.tasks.push(Task::open(
                 &options.service,
                 number,
-                &positions,
+                positions,
+                opened.files,
                 &TaskOptions {
-                    log: &*options.log,
                     registry: &options.registry,
                     producer: &self.producer,
-                    budget: &options.budget,
-                    stores: options.stores.clone(),
                     cache_bytes_max: options.cache_bytes_max,
                     partitions: self.partitions,
                     dead_letter_partitions: self.dead_letter_partitions,
-                    stop: &options.stop,
                 },
-            )?;
-            options.status.restored(restored.records);
-            metrics::counter!("engram_restored_records_total", "service" => options.service.name)
-                .increment(restored.records);
-            tracing::info!(
-                service = options.service.name,
-                task = number,
-                restored_records = restored.records,
-                changelog_position = restored.position,
-                "task opened"
-            );
-            self.tasks.push(task);
-            all.extend(positions);
+            )?);
         }
-        self.consumer.assign(&all)?;
         self.last_commit = Instant::now();
-        options.status.assigned(numbers.into_iter().collect());
+        options.status.assigned(numbers);
         Ok(())
+    }
+
+    fn restore(&self) -> Restore<'a> {
+        let options = self.options;
+        Restore {
+            service: options.service.name,
+            log: &*options.log,
+            budget: &options.budget,
+            stores: &options.stores,
+            snapshots: options.snapshots.as_deref(),
+            standby: options.standby.as_deref(),
+            status: &options.status,
+        }
     }
 }
 
