@@ -219,10 +219,7 @@ impl Config {
         anyhow::ensure!(wanted.interval >= 1_000, "snapshots.interval must be at least 1s");
         anyhow::ensure!(wanted.keep >= 1, "snapshots.keep must be at least 1");
         anyhow::ensure!(wanted.keep_every >= 1_000, "snapshots.keep_every must be at least 1s");
-        anyhow::ensure!(
-            wanted.grace >= 60_000,
-            "snapshots.grace must be at least 1m: an upload may take half of it"
-        );
+        anyhow::ensure!(wanted.grace >= 60_000, "snapshots.grace must be at least 1m: an upload may take half of it");
         Ok(Policy {
             interval: duration(wanted.interval),
             keep: wanted.keep,
@@ -249,6 +246,7 @@ impl Config {
             interval: Duration::from_millis(self.commit.interval as u64),
             records_max: self.commit.records_max,
             bytes_max: self.commit.bytes_max,
+            ..CommitOptions::default()
         })
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use engram_connectors::http;
+use engram_pipeline::clock::Clock;
 use engram_pipeline::log::Log;
 use engram_pipeline::log::LogError;
 use engram_pipeline::log::embedded::{EmbeddedLog, Forward};
@@ -112,7 +113,15 @@ impl Connection {
         let objects = Arc::new(Objects::open(&url, &wanted.options)?);
         let stores = stores(service)?.iter().map(|store| store.name.to_owned()).collect();
         let (log, folder) = (self.log.id()?, self.stores(service)?);
-        Ok(Some(Snapshots::new(objects, &log, service, stores, folder, self.config.snapshot_policy()?)))
+        Ok(Some(Snapshots::new(
+            objects,
+            &log,
+            service,
+            stores,
+            folder,
+            self.config.snapshot_policy()?,
+            Clock::default(),
+        )))
     }
 }
 

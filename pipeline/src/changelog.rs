@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::log::{Log, LogError, TOMBSTONE_RETENTION_MS, TopicPartition};
 use crate::progress::Progress;
 use crate::store::{Changes, Files, Run, StoreError};
@@ -52,12 +52,13 @@ pub fn restore(
     log: &dyn Log,
     partition: &TopicPartition,
     files: &Files,
+    clock: &Clock,
     stop: &AtomicBool,
     progress: &Progress,
 ) -> Result<Restored, StoreError> {
     let start = files.position()?;
     let range = log.offsets(std::slice::from_ref(partition))?[0];
-    check(partition, files, start, range.end)?;
+    check(partition, files, clock, start, range.end)?;
     let first = start.max(range.first);
     progress.changelog(first, range.end);
     let (full, runs) = sync_channel(RUNS_WAITING);
@@ -84,7 +85,7 @@ pub fn restore(
 }
 
 /// Refuses files that this changelog cannot bring up to date.
-fn check(partition: &TopicPartition, files: &Files, start: i64, end: i64) -> Result<(), StoreError> {
+fn check(partition: &TopicPartition, files: &Files, clock: &Clock, start: i64, end: i64) -> Result<(), StoreError> {
     let damaged = |reason| Err(StoreError::Damaged { path: files.path().display().to_string(), reason });
     if start > end {
         return damaged(format!(
@@ -93,7 +94,7 @@ fn check(partition: &TopicPartition, files: &Files, start: i64, end: i64) -> Res
         ));
     }
     match files.written_ms()? {
-        Some(written_ms) if start < end && is_too_old(written_ms) => damaged(format!(
+        Some(written_ms) if start < end && is_too_old(clock, written_ms) => damaged(format!(
             "it was written last on {written_ms} ms since the epoch, so long ago that what was deleted since may no longer be \
              told by its changelog; move that folder away and start again: it is rebuilt from its changelog"
         )),
@@ -102,8 +103,8 @@ fn check(partition: &TopicPartition, files: &Files, start: i64, end: i64) -> Res
 }
 
 /// What was deleted since may no longer be told by a changelog: its tombstones go after a while.
-pub fn is_too_old(written_ms: i64) -> bool {
-    clock::now_ms() - written_ms > TOMBSTONE_RETENTION_MS / 2
+pub fn is_too_old(clock: &Clock, written_ms: i64) -> bool {
+    clock.now_ms() - written_ms > TOMBSTONE_RETENTION_MS / 2
 }
 
 /// The reading half of a bulk load.

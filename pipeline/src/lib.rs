@@ -10,8 +10,10 @@ pub mod snapshot;
 
 pub mod changelog;
 pub mod collector;
+pub mod committer;
 pub mod dead_letter;
 pub mod manifest;
+pub mod outbox;
 pub mod processor;
 pub mod progress;
 pub mod queue;

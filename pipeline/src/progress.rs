@@ -100,12 +100,15 @@ impl Progress {
 
     pub fn moment(&self) -> Restoring {
         let [start, done, end] = [&self.start, &self.done, &self.end].map(|number| number.load(Ordering::Relaxed));
-        let phase =
-            if self.from_changelog.load(Ordering::Relaxed) { Phase::Changelog } else { Phase::Snapshot };
+        let phase = if self.from_changelog.load(Ordering::Relaxed) { Phase::Changelog } else { Phase::Snapshot };
         Restoring {
             task: self.task,
             phase,
-            percent: if end > start { ((done - start) as f64 / (end - start) as f64 * 100.0).min(100.0) } else { 100.0 },
+            percent: if end > start {
+                ((done - start) as f64 / (end - start) as f64 * 100.0).min(100.0)
+            } else {
+                100.0
+            },
             bytes: self.bytes.load(Ordering::Relaxed),
             bytes_total: (phase == Phase::Snapshot).then_some(end as u64),
             records: self.records.load(Ordering::Relaxed),

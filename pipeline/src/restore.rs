@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::changelog::{self, Restored};
+use crate::clock::Clock;
 use crate::log::{Log, TopicPartition};
 use crate::snapshot::Snapshots;
 use crate::standby::Standby;
@@ -28,12 +29,15 @@ const IN_USE_MAX: Duration = Duration::from_secs(2);
 pub struct Restore<'a> {
     pub service: &'static str,
     pub log: &'a dyn Log,
+    pub clock: &'a Clock,
     pub budget: &'a Budget,
     /// Folder of the service's stores; the tasks' own are named by their partitions.
     pub stores: &'a Path,
     pub snapshots: Option<&'a Snapshots>,
     pub standby: Option<&'a Standby>,
     pub status: &'a WorkerStatus,
+    /// Several at a time. A simulation has one thread, and restores one after the other on it.
+    pub threads: bool,
 }
 
 /// A task's files, up to date.
@@ -51,6 +55,12 @@ impl Restore<'_> {
         partitions: &[i32],
         mut meanwhile: impl FnMut() -> Result<bool, E>,
     ) -> Result<Option<Vec<Opened>>, E> {
+        if !self.threads {
+            let stop = AtomicBool::new(false);
+            let opened: Result<Vec<_>, _> = partitions.iter().map(|&partition| self.open(partition, &stop)).collect();
+            self.status.restored_all();
+            return Ok(Some(opened?));
+        }
         let (next, broken_off) = (AtomicUsize::new(0), AtomicBool::new(false));
         let opened: Mutex<Vec<(usize, Opened)>> = Mutex::default();
         let work = || -> Result<(), StoreError> {
@@ -109,7 +119,7 @@ impl Restore<'_> {
             }
             (None, _) => self.open_files(&path, stop)?,
         };
-        let restored = changelog::restore(self.log, &changelog, &files, stop, &progress)?;
+        let restored = changelog::restore(self.log, &changelog, &files, self.clock, stop, &progress)?;
         if let Some(snapshots) = self.snapshots {
             snapshots.watch(partition, &files);
         }
@@ -131,7 +141,7 @@ impl Restore<'_> {
     fn open_files(&self, path: &Path, stop: &AtomicBool) -> Result<Arc<Files>, StoreError> {
         let until = Instant::now() + IN_USE_MAX;
         loop {
-            match Files::open(path, self.budget) {
+            match Files::open(path, self.budget, self.clock) {
                 Err(StoreError::InUse { .. }) if Instant::now() < until && !stop.load(Ordering::Relaxed) => {
                     std::thread::sleep(LOOK);
                 }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::changelog;
+use crate::clock::Clock;
 use crate::log::{Consumer, Fetched, Log, TopicPartition};
 use crate::manifest::LastCommit;
 use crate::progress::Progress;
@@ -40,6 +41,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 pub struct StandbyOptions {
     pub service: &'static str,
     pub log: Arc<dyn Log>,
+    pub clock: Clock,
     pub budget: Arc<Budget>,
     /// Folder of the service's stores, shared with the running tasks.
     pub stores: PathBuf,
@@ -211,12 +213,13 @@ impl Follower {
     /// Opens and closes copies, so that there are those that there should be. Returns whether anything has changed.
     fn choose(&mut self, topic: &str) -> Result<bool, StoreError> {
         let Some(owned) = self.owned() else { return Ok(false) };
-        let partitions = self.options.log.topics()?.iter().find(|known| known.name == topic).map_or(0, |t| t.partitions);
+        let partitions =
+            self.options.log.topics()?.iter().find(|known| known.name == topic).map_or(0, |t| t.partitions);
         let instances = (self.options.instances)();
         let options = &self.options;
-        let wanted = (0..partitions).filter(|partition| !owned.contains(partition)).filter(|&partition| {
-            keeps_warm(&options.instance, &instances, options.replicas, partition)
-        });
+        let wanted = (0..partitions)
+            .filter(|partition| !owned.contains(partition))
+            .filter(|&partition| keeps_warm(&options.instance, &instances, options.replicas, partition));
         let wanted: BTreeSet<i32> = wanted.collect();
         let mut copies = lock(&self.shared.copies);
         let before = copies.len();
@@ -285,8 +288,8 @@ impl Follower {
         {
             snapshots.restore(changelog.partition, end, &progress, &copy.wanted);
         }
-        let files = Arc::new(Files::open(&path, &options.budget)?);
-        match changelog::restore(&*options.log, changelog, &files, &copy.wanted, &progress) {
+        let files = Arc::new(Files::open(&path, &options.budget, &options.clock)?);
+        match changelog::restore(&*options.log, changelog, &files, &options.clock, &copy.wanted, &progress) {
             // What is there is handed over as far as it came.
             Err(StoreError::Log(_)) if copy.wanted.load(Ordering::Relaxed) => {}
             restored => {

@@ -19,7 +19,9 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         let sum = |field: &str| workers.iter().filter_map(|worker| worker[field].as_u64()).sum::<u64>();
         let restoring = workers.iter().filter_map(|worker| worker["restoring"].as_array()).flatten();
         let restoring: Vec<String> = restoring
-            .map(|task| format!("{}: {} % of its {}", task["task"], task["percent"], task["from"].as_str().unwrap_or("")))
+            .map(|task| {
+                format!("{}: {} % of its {}", task["task"], task["percent"], task["from"].as_str().unwrap_or(""))
+            })
             .collect();
         let standby = of_service.iter().filter_map(|service| service["standby"].as_array()).flatten();
         let standby: Vec<&Value> = standby.collect();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use engram_connectors::http;
+use engram_pipeline::clock::Clock;
 use engram_pipeline::snapshot::{SnapshotError, Snapshots, Taken};
 use engram_pipeline::store::{Budget, Files};
 use serde_json::{Value, json};
@@ -74,7 +75,7 @@ fn take_from_disk(connection: &Connection, service: &str) -> anyhow::Result<Valu
         let path = entry?.path();
         let partition = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<i32>().ok());
         if let Some(partition) = partition.filter(|_| Files::exist(&path)) {
-            let files = Arc::new(Files::open(&path, &budget)?);
+            let files = Arc::new(Files::open(&path, &budget, &Clock::default())?);
             snapshots.watch(partition, &files);
             open.push(files);
         }

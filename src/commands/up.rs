@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use engram_connectors::http::{self, Served};
+use engram_pipeline::clock::Clock;
 use engram_pipeline::progress::Restoring;
 use engram_pipeline::service::{self, Running};
 use engram_pipeline::standby::{Standby, StandbyOptions};
@@ -92,6 +93,7 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
     let standby = StandbyOptions {
         service: service.name,
         log: Arc::clone(&connection.log),
+        clock: Clock::default(),
         budget: Arc::clone(&budget),
         stores: connection.stores(name)?,
         snapshots: snapshots.clone(),
@@ -105,6 +107,7 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
         group: service.name.to_owned(),
         log: Arc::clone(&connection.log),
         registry: Arc::clone(&connection.registry),
+        clock: Clock::default(),
         budget,
         stores: connection.stores(name)?,
         cache_bytes_max: memory.store_cache_mib << 20,
@@ -180,9 +183,10 @@ fn describe(service: &Running) -> Value {
             "commits": worker.commits, "idle_ms": worker.idle_ms, "trouble": worker.trouble
         })
     });
-    let standby = service.standby().into_iter().map(|warm| {
-        json!({"task": warm.task, "changelog_position": warm.position, "behind": warm.behind})
-    });
+    let standby = service
+        .standby()
+        .into_iter()
+        .map(|warm| json!({"task": warm.task, "changelog_position": warm.position, "behind": warm.behind}));
     json!({
         "service": service.name(), "workers": workers.collect::<Vec<_>>(), "standby": standby.collect::<Vec<_>>()
     })

@@ -36,6 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use thiserror::Error;
 
+use crate::clock::Clock;
 use crate::store::{Files, StoreError};
 
 pub use descriptor::{Descriptor, SnapshotFile};
@@ -84,6 +85,7 @@ pub struct Snapshots {
     /// Folder of the service's stores on this machine.
     folder: PathBuf,
     policy: Policy,
+    clock: Clock,
     /// Those that run in this process.
     running: Mutex<BTreeMap<i32, Weak<Files>>>,
     /// What was uploaded of each task, and held while one is: one upload at a time.
@@ -99,6 +101,7 @@ impl Snapshots {
         stores: Vec<String>,
         folder: PathBuf,
         policy: Policy,
+        clock: Clock,
     ) -> Self {
         Self {
             objects,
@@ -107,6 +110,7 @@ impl Snapshots {
             stores,
             folder,
             policy,
+            clock,
             running: Mutex::default(),
             taking: Mutex::default(),
         }

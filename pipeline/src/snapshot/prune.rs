@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Descriptor, SnapshotError, SnapshotFile, Snapshots};
-use crate::clock;
 use crate::worker::chain;
 
 /// When snapshots are taken, and which are kept.
@@ -67,7 +66,7 @@ impl Snapshots {
         // Files before descriptors: a snapshot that is completed in between names files that are not in this list, or that
         // are young, or that the newest snapshot names as well.
         let files = task.files()?;
-        let now_ms = clock::now_ms();
+        let now_ms = self.clock.now_ms();
         let mut usable: Vec<Descriptor> = Vec::new();
         let mut gone = Vec::new();
         for key in task.newest_first()? {

@@ -93,7 +93,7 @@ impl Snapshots {
                 "it is at offset {} of a changelog that ends at {changelog_end}: it is of another history",
                 descriptor.changelog_position
             )
-        } else if is_too_old(descriptor.written_ms) {
+        } else if is_too_old(&self.clock, descriptor.written_ms) {
             "it is so old that what was deleted since may no longer be told by the changelog".to_owned()
         } else if descriptor.stores != self.stores {
             format!("it has the stores {:?}, the service has {:?}", descriptor.stores, self.stores)

@@ -14,7 +14,6 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::descriptor::{hex, is_file_name};
 use super::{Descriptor, SnapshotError, SnapshotFile, Snapshots};
-use crate::clock;
 use crate::manifest::LastCommit;
 use crate::store::{Files, StoreError};
 
@@ -96,7 +95,7 @@ impl Snapshots {
     }
 
     fn upload(&self, partition: i32, folder: &Path, known: &mut Known) -> Result<(Descriptor, u64), SnapshotError> {
-        let started_ms = clock::now_ms();
+        let started_ms = self.clock.now_ms();
         let local = list(folder)?;
         let mut descriptor = self.describe(partition, folder)?;
         let task = self.of(partition);
@@ -134,7 +133,7 @@ impl Snapshots {
         }
         known.checksums = checksums;
         descriptor.files.sort();
-        descriptor.taken_ms = clock::now_ms();
+        descriptor.taken_ms = self.clock.now_ms();
         if descriptor.taken_ms - started_ms > young_ms {
             let reason = "its upload took so long that its first files may have been pruned".to_owned();
             return Err(SnapshotError::Unusable { what: format!("the snapshot of task {partition}"), reason });

@@ -50,7 +50,8 @@ impl<'a> TaskSnapshots<'a> {
         let Some(bytes) = self.objects.get(&key)? else { return Ok(None) };
         let what = format!("snapshot {}", self.objects.name(&key));
         let found = Descriptor::from_json(&bytes, &what, name)?;
-        if (found.log.as_str(), found.service.as_str(), found.partition) != (self.log_id, self.service, self.partition) {
+        if (found.log.as_str(), found.service.as_str(), found.partition) != (self.log_id, self.service, self.partition)
+        {
             let reason = format!("it is of {} {}/{}", found.log, found.service, found.partition);
             return Err(SnapshotError::Corrupt { what, reason });
         }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path as DiskPath;
 use std::fs::File;
+use std::path::Path as DiskPath;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -20,6 +20,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
 use super::{Objects, Policy, Snapshots};
+use crate::clock::Clock;
 use crate::manifest::LastCommit;
 use crate::progress::Progress;
 use crate::store::{Budget, Changes, Files};
@@ -132,7 +133,7 @@ impl Bed {
         let objects = Objects::new(store, Path::default(), "memory").expect("made");
         let stores = self.stores(machine);
         std::fs::create_dir_all(&stores).expect("created");
-        Snapshots::new(Arc::new(objects), "log", "service", vec!["all".to_owned()], stores, policy)
+        Snapshots::new(Arc::new(objects), "log", "service", vec!["all".to_owned()], stores, policy, Clock::default())
     }
 
     fn stores(&self, machine: &str) -> std::path::PathBuf {
@@ -140,7 +141,7 @@ impl Bed {
     }
 
     fn open(&self, machine: &str) -> Arc<Files> {
-        Arc::new(Files::open(&self.stores(machine).join("0"), &self.budget).expect("opened"))
+        Arc::new(Files::open(&self.stores(machine).join("0"), &self.budget, &Clock::default()).expect("opened"))
     }
 
     /// The sequence that a machine with an empty disk gets.

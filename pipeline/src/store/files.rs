@@ -6,17 +6,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
-    FlushOptions, IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter, WriteBatch,
-    WriteBufferManager, WriteOptions,
+    IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter, WriteBatch, WriteBufferManager,
+    WriteOptions,
 };
 
 use super::{META, Order, Run, StoreError};
-use crate::clock;
+use crate::clock::{Clock, Moment};
 use crate::log::embedded::is_lock_conflict;
 use crate::restore::TASKS_AT_ONCE;
 
@@ -70,14 +70,15 @@ pub struct Files {
     options: Options,
     run_bytes: usize,
     write: WriteOptions,
-    flushed: Mutex<Instant>,
+    clock: Clock,
+    flushed: Mutex<Moment>,
 }
 
 impl Files {
     /// Opens the task's database, or creates it.
     ///
     /// Errors: `InUse`, `Damaged`, `Full`.
-    pub fn open(path: &Path, budget: &Budget) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, budget: &Budget, clock: &Clock) -> Result<Self, StoreError> {
         std::fs::create_dir_all(path).map_err(|error| StoreError::Damaged {
             path: path.display().to_string(),
             reason: format!("the folder cannot be created ({error})"),
@@ -94,7 +95,7 @@ impl Files {
         options.set_level_zero_stop_writes_trigger(LEVEL0_FILES.1);
         options.set_block_based_table_factory(&block_options(&budget.cache));
         let db = DB::open(&options, path).map_err(|error| to_store_error(path, &error))?;
-        Ok(Self { run_bytes: budget.run_bytes(), ..Self::from_db(db, path, options) })
+        Ok(Self { run_bytes: budget.run_bytes(), ..Self::from_db(db, path, options, clock.clone()) })
     }
 
     /// Whether a task has files there.
@@ -108,7 +109,7 @@ impl Files {
     pub fn open_beside(path: &Path, scratch: &Path) -> Result<Self, StoreError> {
         let options = Options::default();
         let db = DB::open_as_secondary(&options, path, scratch).map_err(|error| to_store_error(path, &error))?;
-        Ok(Self::from_db(db, path, options))
+        Ok(Self::from_db(db, path, options, Clock::default()))
     }
 
     /// Opens a database that nobody writes to, for reading.
@@ -116,15 +117,15 @@ impl Files {
         let mut options = Options::default();
         options.set_keep_log_file_num(1);
         let db = DB::open_for_read_only(&options, path, false).map_err(|error| to_store_error(path, &error))?;
-        Ok(Self::from_db(db, path, options))
+        Ok(Self::from_db(db, path, options, Clock::default()))
     }
 
-    fn from_db(db: DB, path: &Path, options: Options) -> Self {
+    fn from_db(db: DB, path: &Path, options: Options, clock: Clock) -> Self {
         let mut write = WriteOptions::default();
         // The changelog is the log.
         write.disable_wal(true);
-        let flushed = Mutex::new(Instant::now());
-        Self { db, path: path.to_owned(), options, run_bytes: 0, write, flushed }
+        let flushed = Mutex::new(clock.now());
+        Self { db, path: path.to_owned(), options, run_bytes: 0, write, clock, flushed }
     }
 
     pub fn path(&self) -> &Path {
@@ -167,7 +168,8 @@ impl Files {
 
     /// Where commit `sequence` left the inputs, by topic; empty if that is not known.
     pub fn inputs(&self, sequence: i64) -> Result<BTreeMap<String, i64>, StoreError> {
-        let stored = self.get(INPUTS)?.and_then(|bytes| serde_json::from_slice::<(i64, BTreeMap<String, i64>)>(&bytes).ok());
+        let stored =
+            self.get(INPUTS)?.and_then(|bytes| serde_json::from_slice::<(i64, BTreeMap<String, i64>)>(&bytes).ok());
         // One that is older was followed by commits that came by the changelog, which does not tell.
         Ok(stored.filter(|(of, _)| *of == sequence).map(|(_, inputs)| inputs).unwrap_or_default())
     }
@@ -181,19 +183,18 @@ impl Files {
         })
     }
 
-    /// Applies changes together with the changelog position after them, atomically.
+    /// Applies changes together with the changelog position after them, atomically. Now and then what is in memory is
+    /// written to files, and this call waits for it.
     pub fn apply(&self, mut changes: Changes, position: i64) -> Result<(), StoreError> {
         changes.0.put(POSITION, position.to_be_bytes());
-        changes.0.put(WRITTEN, clock::now_ms().to_be_bytes());
+        changes.0.put(WRITTEN, self.clock.now_ms().to_be_bytes());
         self.db.write_opt(changes.0, &self.write).map_err(|error| self.error(&error))?;
         let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
-        if flushed.elapsed() < FLUSH_INTERVAL {
+        if self.clock.since(*flushed) < FLUSH_INTERVAL {
             return Ok(());
         }
-        *flushed = Instant::now();
-        let mut in_background = FlushOptions::default();
-        in_background.set_wait(false);
-        self.db.flush_opt(&in_background).map_err(|error| self.error(&error))
+        *flushed = self.clock.now();
+        self.flush()
     }
 
     /// Bytes that a run for `load` should have.
@@ -206,7 +207,7 @@ impl Files {
     /// A crash leaves the database at the position of the last run loaded, or at this one.
     pub fn load(&self, mut run: Run, position: i64) -> Result<(), StoreError> {
         run.set(POSITION, Some(&position.to_be_bytes()));
-        run.set(WRITTEN, Some(&clock::now_ms().to_be_bytes()));
+        run.set(WRITTEN, Some(&self.clock.now_ms().to_be_bytes()));
         // No name that RocksDB would take for its own. It links the file under one, and removes this.
         let path = self.path.join("loading");
         let write = || {
@@ -238,7 +239,9 @@ impl Files {
     /// SUBTLE: it is at a commit without anyone waiting for it: each commit is one write batch, and the copy is a prefix
     /// of those, as what is on disk after a crash is. Which commit, the copy itself tells.
     pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
-        Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(to)).map_err(|error| self.error(&error))
+        Checkpoint::new(&self.db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint(to))
+            .map_err(|error| self.error(&error))
     }
 
     /// Writes everything to disk.

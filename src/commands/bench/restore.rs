@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engram_pipeline::changelog;
+use engram_pipeline::clock::Clock;
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{Cleanup, NewRecord, ProducerOptions, TopicSpec};
 use engram_pipeline::manifest::LastCommit;
@@ -92,15 +93,17 @@ pub fn measure(bed: &Bed, args: &BenchRestore, folder: &Path) -> anyhow::Result<
 
     output::say("engram: restoring from the changelog");
     let (stores, budget) = (folder.join("changelog"), Budget::new(bed.config.memory.stores_mib << 20));
-    let status = WorkerStatus::default();
+    let (clock, status) = (Clock::default(), WorkerStatus::default());
     let restore = Restore {
         service,
         log: &*bed.log,
+        clock: &clock,
         budget: &budget,
         stores: &stores,
         snapshots: None,
         standby: None,
         status: &status,
+        threads: true,
     };
     let (opened, took) = open(&restore, partitions)?;
     let share = Some(raw.took.as_secs_f64() / took.as_secs_f64());
@@ -115,7 +118,15 @@ pub fn measure(bed: &Bed, args: &BenchRestore, folder: &Path) -> anyhow::Result<
     let objects = folder.join("objects").display().to_string();
     let snapshots = |stores: &Path| -> anyhow::Result<Snapshots> {
         let objects = Arc::new(Objects::open(&objects, &Default::default())?);
-        Ok(Snapshots::new(objects, &bed.log.id()?, service, vec![], stores.to_owned(), Policy::default()))
+        Ok(Snapshots::new(
+            objects,
+            &bed.log.id()?,
+            service,
+            vec![],
+            stores.to_owned(),
+            Policy::default(),
+            clock.clone(),
+        ))
     };
     let from = snapshots(&stores)?;
     let started = Instant::now();
@@ -143,8 +154,7 @@ pub fn measure(bed: &Bed, args: &BenchRestore, folder: &Path) -> anyhow::Result<
     std::fs::create_dir_all(&stores)?;
     let (opened, took) = open(&Restore { stores: &stores, snapshots: Some(&to), ..restore }, partitions)?;
     anyhow::ensure!(opened.iter().all(|opened| opened.restored.records == 0), "a snapshot was not used: see the log");
-    let mut from_snapshot =
-        Line { name: "restore from the snapshot", bytes: stored, records: 0, took, share: None };
+    let mut from_snapshot = Line { name: "restore from the snapshot", bytes: stored, records: 0, took, share: None };
     from_snapshot.share = Some(from_snapshot.mb_per_second() / disk.mb_per_second());
     Ok(vec![raw, from_changelog, again, take, links, disk, from_snapshot])
 }

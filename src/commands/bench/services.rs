@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engram_pipeline::changelog;
+use engram_pipeline::clock::Clock;
 use engram_pipeline::processor::Service;
 use engram_pipeline::restore::Restore;
 use engram_pipeline::service::{self, Running};
@@ -149,6 +150,7 @@ pub fn start(
         group: service.name.to_owned(),
         log: Arc::clone(&bed.log),
         registry: Arc::clone(&bed.registry),
+        clock: Clock::default(),
         budget: Arc::new(Budget::new(memory.stores_mib << 20)),
         stores: folder.join("stores").join(service.name),
         snapshots: None,
@@ -175,17 +177,19 @@ pub fn restore(bed: &Bed, measured: &Measured, folder: &Path) -> anyhow::Result<
     let restore = Restore {
         service: measured.service,
         log: &*bed.log,
+        clock: &Clock::default(),
         budget: &budget,
         stores: &folder.join("restored"),
         snapshots: None,
         standby: None,
         status: &WorkerStatus::default(),
+        threads: true,
     };
     let cpu = cpu_time();
     let (opened, elapsed) = super::restore::open(&restore, bed.partitions)?;
-    let (records, bytes) = opened.iter().fold((0, 0), |(records, bytes), opened| {
-        (records + opened.restored.records, bytes + opened.restored.bytes)
-    });
+    let (records, bytes) = opened
+        .iter()
+        .fold((0, 0), |(records, bytes), opened| (records + opened.restored.records, bytes + opened.restored.bytes));
     let rate = Rate { records, bytes, elapsed, cpu: cpu_time() - cpu };
     Ok([read.figure("read a changelog, the log alone"), rate.figure("restore from that changelog")])
 }
