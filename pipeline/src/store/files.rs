@@ -38,6 +38,9 @@ const LEVEL0_FILES: (i32, i32) = (64, 128);
 /// Compactions rest during a bulk load, until it has made so many files: then reads would become too slow.
 const LOADED_FILES_MAX: u64 = 40;
 
+/// The size of the write-ahead log, which is not used, at which a checkpoint flushes what is in memory.
+const NEVER_FLUSH: u64 = u64::MAX;
+
 /// The memory that all RocksDBs of a process share.
 pub struct Budget {
     bytes: usize,
@@ -242,6 +245,12 @@ impl Files {
         Checkpoint::new(&self.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(to))
             .map_err(|error| self.error(&error))
+    }
+
+    /// Copies (by hard links) to a new folder what is in files by now, which is what a process killed at this moment leaves.
+    pub fn copy_flushed(&self, to: &Path) -> Result<(), StoreError> {
+        let checkpoint = Checkpoint::new(&self.db).map_err(|error| self.error(&error))?;
+        checkpoint.create_checkpoint_with_log_size(to, NEVER_FLUSH).map_err(|error| self.error(&error))
     }
 
     /// Writes everything to disk.

@@ -44,8 +44,8 @@ const SLICE_RECORDS: usize = 1_000;
 /// Longest wait for records; the group is served at least this often.
 const WAIT_MAX: Duration = Duration::from_millis(50);
 
-pub struct Worker<'a> {
-    options: &'a WorkerOptions,
+pub struct Worker {
+    options: WorkerOptions,
     /// Before the tasks: a commit under way is seen through while their stores are open.
     committer: Committer,
     /// Before the consumer: they hold its batches.
@@ -66,9 +66,9 @@ enum Outcome {
     Aborted,
 }
 
-impl<'a> Worker<'a> {
+impl Worker {
     /// Joins the group. Tasks come with the first `step`s.
-    pub fn start(options: &'a WorkerOptions) -> Result<Self, ProcessError> {
+    pub fn start(options: &WorkerOptions) -> Result<Self, ProcessError> {
         let topics = options.log.topics()?;
         let partitions =
             |name: &str| topics.iter().find(|topic| topic.name == name).map_or(0, |topic| topic.partitions);
@@ -88,7 +88,7 @@ impl<'a> Worker<'a> {
             .map_err(|error| ProcessError::Retry(error.to_string()))?;
         let thread = format!("{}-commit", options.instance);
         Ok(Self {
-            options,
+            options: options.clone(),
             committer: Committer::start(Arc::new(manifests), options.commit.overlap, &thread)?,
             tasks: Vec::new(),
             consumer,
@@ -110,7 +110,17 @@ impl<'a> Worker<'a> {
                 self.rewind()?;
             }
         }
+        self.stop()
+    }
+
+    /// Commits what is open, for the last time.
+    pub fn stop(&mut self) -> Result<(), ProcessError> {
         self.commit_all()
+    }
+
+    /// The tasks that it has.
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
     }
 
     /// Once through the loop. Returns how long there is nothing to do unless records come.
@@ -316,7 +326,7 @@ impl<'a> Worker<'a> {
     }
 
     fn open_tasks(&mut self, assigned: &[TopicPartition]) -> Result<(), ProcessError> {
-        let options = self.options;
+        let options = self.options.clone();
         let numbers: BTreeSet<i32> = assigned.iter().map(|partition| partition.partition).collect();
         let numbers: Vec<i32> = numbers.into_iter().collect();
         let mut positions = Vec::new();
@@ -331,7 +341,7 @@ impl<'a> Worker<'a> {
             standby.own(&options.instance, &numbers);
         }
         let mut change = None;
-        let opened = self.restore().open_all(&numbers, || {
+        let opened = restore(&options).open_all(&numbers, || {
             change = self.consumer.poll_group()?;
             Ok::<_, ProcessError>(change.is_none() && !options.stop.load(Ordering::Relaxed))
         })?;
@@ -360,20 +370,20 @@ impl<'a> Worker<'a> {
         options.status.assigned(numbers);
         Ok(())
     }
+}
 
-    fn restore(&self) -> Restore<'a> {
-        let options = self.options;
-        Restore {
-            service: options.service.name,
-            log: &*options.log,
-            budget: &options.budget,
-            stores: &options.stores,
-            snapshots: options.snapshots.as_deref(),
-            standby: options.standby.as_deref(),
-            clock: &options.clock,
-            status: &options.status,
-            threads: options.commit.overlap == Overlap::Thread,
-        }
+/// How the tasks' files are opened.
+fn restore(options: &WorkerOptions) -> Restore<'_> {
+    Restore {
+        service: options.service.name,
+        log: &*options.log,
+        budget: &options.budget,
+        stores: &options.stores,
+        snapshots: options.snapshots.as_deref(),
+        standby: options.standby.as_deref(),
+        clock: &options.clock,
+        status: &options.status,
+        threads: options.commit.overlap == Overlap::Thread,
     }
 }
 
