@@ -330,8 +330,19 @@ impl Follower {
     fn apply(&mut self, partition: i32, copy: &Replica, fetched: &Fetched) -> Result<bool, StoreError> {
         let files = lock(&copy.files);
         let Some(files) = &*files else { return Ok(false) };
-        let Some(batch) = &fetched.records else { return Ok(true) };
         let pending = self.pending.entry(partition).or_default();
+        let at_end = |pending: &Changes| {
+            // Past the control records that follow the last commit, which are never delivered.
+            if let Some(end) = fetched.end
+                && pending.is_empty()
+            {
+                copy.position.store(end, Ordering::Relaxed);
+            }
+        };
+        let Some(batch) = &fetched.records else {
+            at_end(pending);
+            return Ok(true);
+        };
         // A commit's own record is the last of its changes.
         let last = (0..batch.len()).rev().find(|&index| batch.record(index).key == Some(LastCommit::KEY));
         for index in 0..batch.len() {
@@ -344,6 +355,7 @@ impl Follower {
                 copy.position.store(record.offset + 1, Ordering::Relaxed);
             }
         }
+        at_end(pending);
         Ok(true)
     }
 

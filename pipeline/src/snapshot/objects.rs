@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
@@ -76,8 +76,8 @@ impl Objects {
             .with_read_timeout(READ_TIMEOUT)
             .with_allow_http(options.iter().any(|(name, value)| name.ends_with("allow_http") && value == "true"));
         macro_rules! cloud {
-            ($builder:ty) => {{
-                let mut builder = <$builder>::from_env().with_client_options(client).with_url(url).with_retry(retry);
+            ($builder:expr) => {{
+                let mut builder = $builder.with_client_options(client).with_url(url).with_retry(retry);
                 for (name, value) in options {
                     let key = name.parse().map_err(refused)?;
                     builder = builder.with_config(key, value);
@@ -86,9 +86,12 @@ impl Objects {
             }};
         }
         let store: Arc<dyn ObjectStore> = match scheme {
-            "s3" | "s3a" => cloud!(AmazonS3Builder),
-            "gs" => cloud!(GoogleCloudStorageBuilder),
-            "az" | "azure" | "abfs" | "abfss" => cloud!(MicrosoftAzureBuilder),
+            "s3" | "s3a" => {
+                // One is deleted at a time, and not every compatible server knows how to delete several.
+                cloud!(AmazonS3Builder::from_env().with_config(AmazonS3ConfigKey::DisableBulkDelete, "true"))
+            }
+            "gs" => cloud!(GoogleCloudStorageBuilder::from_env()),
+            "az" | "azure" | "abfs" | "abfss" => cloud!(MicrosoftAzureBuilder::from_env()),
             _ => {
                 return Err(SnapshotError::Refused(format!(
                     "snapshots.url is {url:?}: it must be a folder, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, \

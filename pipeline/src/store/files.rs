@@ -281,6 +281,10 @@ impl Changes {
         self.0.put(INPUTS, serde_json::to_vec(&(sequence, inputs)).expect("names and numbers have a JSON form"));
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn size_in_bytes(&self) -> usize {
         self.0.size_in_bytes()
     }
