@@ -151,6 +151,9 @@ fn keeps_warm(instance: &str, instances: &[String], replicas: usize, partition: 
     instances.is_empty() || instances.iter().filter(|other| rank(other) < own).count() <= replicas
 }
 
+/// A consumer of changelogs, and the copies that they are of, in its order.
+type Reading = (Box<dyn Consumer>, Vec<(i32, Arc<Replica>)>);
+
 /// The thread's own.
 struct Follower {
     options: StandbyOptions,
@@ -180,7 +183,7 @@ impl Follower {
     /// Keeps copies warm, until told to stop.
     fn follow(&mut self) -> Result<(), StoreError> {
         let topic = changelog::topic(self.options.service);
-        let mut reading: Option<(Box<dyn Consumer>, Vec<(i32, Arc<Replica>)>)> = None;
+        let mut reading: Option<Reading> = None;
         let mut looked: Option<Instant> = None;
         while !self.shared.stop.load(Ordering::Relaxed) {
             if looked.is_none_or(|at| at.elapsed() >= LOOK) {
@@ -302,8 +305,7 @@ impl Follower {
     }
 
     /// A reader of all copies, from where they are.
-    #[expect(clippy::type_complexity, reason = "a name would not say more")]
-    fn read(&mut self, topic: &str) -> Result<Option<(Box<dyn Consumer>, Vec<(i32, Arc<Replica>)>)>, StoreError> {
+    fn read(&mut self, topic: &str) -> Result<Option<Reading>, StoreError> {
         self.pending.clear();
         let copies: Vec<(i32, Arc<Replica>)> =
             lock(&self.shared.copies).iter().map(|(partition, copy)| (*partition, Arc::clone(copy))).collect();

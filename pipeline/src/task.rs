@@ -24,6 +24,7 @@ use crate::outbox::SharedOutbox;
 use crate::processor::{Context, Input, ProcessError, Processor, Service, TaskSetup};
 use crate::queue::RecordQueue;
 use crate::store::{Changes, Files, Store, StoreError, prefix};
+use crate::timers::{self, TimerClock, Timers};
 
 /// What a task is opened with.
 pub struct TaskOptions<'a> {
@@ -45,6 +46,7 @@ pub struct Task {
     stores: Vec<Store>,
     files: Arc<Files>,
     collector: Collector,
+    timers: Timers,
     dead_letters: DeadLetters,
     outbox: SharedOutbox,
     changelog: TopicPartition,
@@ -94,6 +96,7 @@ impl Task {
             stores,
             files,
             collector: Collector::new(outbox, clock, service.name, partition, service.outputs.clone()),
+            timers: Timers::new(&service.stores, last.stream_time),
             dead_letters,
             outbox: options.outbox.clone(),
             changelog: TopicPartition::new(changelog::topic(service.name), partition),
@@ -120,8 +123,12 @@ impl Task {
         self.queues[input].add(fetched);
     }
 
-    /// Processes the next record, if one is buffered: the smallest by (timestamp, topic, partition, offset).
+    /// Processes the next record, if one is buffered: the smallest by (timestamp, topic, partition, offset). Before it come
+    /// the timers that stream time has made due.
     pub fn process_next(&mut self) -> Result<bool, ProcessError> {
+        if self.fire(TimerClock::StreamTime, self.timers.stream_time())? > 0 {
+            return Ok(true);
+        }
         let Some(source) = self.next_queue() else { return Ok(false) };
         let queue = &self.queues[source];
         let record = queue.head().expect("next_queue found a record");
@@ -131,8 +138,13 @@ impl Task {
             Err(ProcessError::reject("too-large", format!("{size} bytes are more than {RECORD_BYTES_MAX}")))
         } else {
             let input = Input { source, partition: &queue.partition, record };
-            let mut context =
-                Context { stores: &mut self.stores, collector: &mut self.collector, partition: self.partition };
+            let mut context = Context {
+                stores: &mut self.stores,
+                collector: &mut self.collector,
+                timers: &mut self.timers,
+                service: self.service.name,
+                partition: self.partition,
+            };
             self.processor.process(&input, &mut context)
         };
         match outcome {
@@ -148,6 +160,22 @@ impl Task {
         Ok(true)
     }
 
+    /// Fires timers that are due at `now_ms` by the wall clock. Returns how many.
+    pub fn fire_wall_clock(&mut self, now_ms: i64) -> Result<usize, ProcessError> {
+        self.fire(TimerClock::WallClock, now_ms)
+    }
+
+    fn fire(&mut self, clock: TimerClock, now_ms: i64) -> Result<usize, ProcessError> {
+        let mut context = Context {
+            stores: &mut self.stores,
+            collector: &mut self.collector,
+            timers: &mut self.timers,
+            service: self.service.name,
+            partition: self.partition,
+        };
+        timers::fire(&mut *self.processor, &mut context, clock, now_ms, self.taken.records())
+    }
+
     /// Records processed since the last commit.
     pub fn uncommitted_records(&self) -> i64 {
         self.taken.records()
@@ -155,7 +183,17 @@ impl Task {
 
     /// There is something to commit, if only a position.
     pub fn is_dirty(&self) -> bool {
-        self.taken.moved(&self.queues)
+        self.taken.moved(&self.queues) || self.timers.have_fired()
+    }
+
+    /// Since the last commit.
+    pub fn have_timers_fired(&self) -> bool {
+        self.timers.have_fired()
+    }
+
+    /// A store as it is now, with what is not committed.
+    pub fn store(&mut self, index: usize) -> &mut Store {
+        &mut self.stores[index]
     }
 
     /// Bytes emitted since the last commit.
@@ -174,18 +212,27 @@ impl Task {
     }
 
     /// Writes the last outputs and the changelog into the transaction, one changelog record for each changed key; what is
-    /// processed from here on belongs to the next commit. `None`: no record was processed.
+    /// processed from here on belongs to the next commit. `None`: no record was processed, and no timer fired.
     pub fn prepare_commit(&mut self) -> Result<Option<PreparedTask>, ProcessError> {
-        if self.taken.records() == 0 {
+        if self.taken.records() == 0 && !self.timers.have_fired() {
             self.taken.begin(&self.queues);
             return Ok(None);
         }
-        let mut context =
-            Context { stores: &mut self.stores, collector: &mut self.collector, partition: self.partition };
+        let mut context = Context {
+            stores: &mut self.stores,
+            collector: &mut self.collector,
+            timers: &mut self.timers,
+            service: self.service.name,
+            partition: self.partition,
+        };
         self.processor.before_commit(&mut context)?;
         let (mut changes, state_changes) = self.collect_changes()?;
         let collected = self.collector.collected();
-        let this = LastCommit { sequence: self.last.sequence + 1, digest: collected.digest };
+        let this = LastCommit {
+            sequence: self.last.sequence + 1,
+            digest: collected.digest,
+            stream_time: self.timers.stream_time(),
+        };
         self.write_changelog(LastCommit::KEY, Some(&this.to_bytes()))?;
         changes.set(LastCommit::KEY, Some(&this.to_bytes()));
         changes.set_inputs(this.sequence, self.queues.iter().map(|queue| (&*queue.partition.topic, queue.position())));
@@ -198,6 +245,7 @@ impl Task {
             previous: self.last,
             this,
             schema_ids: &schema_ids,
+            firings: &self.timers.take_fired(),
         };
         let manifest = manifest::manifest(&about, &mut self.taken, &self.queues, collected);
         self.stores.iter_mut().for_each(Store::freeze);
@@ -242,6 +290,7 @@ impl Task {
     pub fn aborted(&mut self, positions: &[(TopicPartition, i64)]) {
         self.last = self.settled;
         self.stores.iter_mut().for_each(Store::aborted);
+        self.timers.aborted(self.last.stream_time);
         self.processor.reset();
         self.queues = positions.iter().map(|(input, position)| RecordQueue::new(input.clone(), *position)).collect();
         self.begin();

@@ -39,6 +39,9 @@ const BODIES_MAX: usize = 2;
 /// Largest request: a transaction of the embedded log, with its bound and some room.
 const BODY_BYTES_MAX: usize = 320 << 20;
 
+/// Takes snapshots of the named service's tasks and says what was taken, or why not.
+pub type TakeSnapshots = Arc<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;
+
 /// What the server serves.
 #[derive(Clone)]
 pub struct Served {
@@ -52,7 +55,7 @@ pub struct Served {
     /// The services, as `SERVICES_PATH` shows them.
     pub services: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Takes snapshots of a service's tasks, as `SNAPSHOT_PATH` answers it.
-    pub snapshot: Arc<dyn Fn(&str) -> Result<Value, String> + Send + Sync>,
+    pub snapshot: TakeSnapshots,
     /// Whether all services are at work.
     pub healthy: Arc<dyn Fn() -> bool + Send + Sync>,
 }

@@ -74,16 +74,16 @@ impl Descriptor {
         self.files.iter().map(|file| file.size).sum()
     }
 
-    pub fn commit(&self) -> Option<LastCommit> {
-        let digest = u128::from_str_radix(&self.digest, 16).ok()?;
-        Some(LastCommit { sequence: self.sequence, digest: digest.to_be_bytes() })
+    /// Whether it is a snapshot of that commit.
+    pub(super) fn is_of(&self, commit: &LastCommit) -> bool {
+        self.sequence == commit.sequence && self.digest == hex(u128::from_be_bytes(commit.digest))
     }
 
     /// Its JSON, with the checksum filled in.
-    pub(super) fn to_json(mut self) -> Vec<u8> {
-        self.checksum.clear();
-        self.checksum = hex(xxh3_128(&self.json()));
-        self.json()
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let empty = Self { checksum: String::new(), ..self.clone() };
+        let checksum = hex(xxh3_128(&empty.json()));
+        Self { checksum, ..empty }.json()
     }
 
     /// `what` names it in errors; `key` is the last part of its key.

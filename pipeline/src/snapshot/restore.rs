@@ -153,7 +153,8 @@ impl Snapshots {
 /// The files make the store that the descriptor speaks of.
 fn check_store(descriptor: &Descriptor, folder: &Path) -> Result<(), SnapshotError> {
     let files = Files::open_read_only(folder)?;
-    if last_commit(&files)? != descriptor.commit() || files.position()? != descriptor.changelog_position {
+    let is_of = last_commit(&files)?.is_some_and(|commit| descriptor.is_of(&commit));
+    if !is_of || files.position()? != descriptor.changelog_position {
         let reason = "its files are of another commit".to_owned();
         return Err(SnapshotError::Corrupt { what: format!("snapshot {}", descriptor.key()), reason });
     }

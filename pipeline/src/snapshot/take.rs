@@ -37,8 +37,8 @@ pub struct Taken {
 #[derive(Default)]
 pub(super) struct Known {
     checksums: HashMap<LocalFile, u128>,
-    /// The commit last uploaded.
-    last: Option<LastCommit>,
+    /// What was uploaded last.
+    last: Option<Descriptor>,
 }
 
 /// A file's identity on this disk: RocksDB never changes a file that it has written.
@@ -73,7 +73,8 @@ impl Snapshots {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(files) = running.get(&partition).and_then(std::sync::Weak::upgrade) else { return Ok(None) };
         drop(running);
-        if last_commit(&files)?.is_none_or(|last| known.last == Some(last)) {
+        let is_known = |commit| known.last.as_ref().is_some_and(|last: &Descriptor| last.is_of(&commit));
+        if last_commit(&files)?.is_none_or(is_known) {
             return Ok(None);
         }
         let folder = Scratch::new(self.folder.join(format!("snapshot-{partition}")))?;
@@ -82,16 +83,17 @@ impl Snapshots {
         drop(files);
         let checkpoint = started.elapsed();
         let (descriptor, uploaded_bytes) = self.upload(partition, &folder.0, known)?;
-        known.last = descriptor.commit();
-        Ok(Some(Taken {
+        let taken = Taken {
             partition,
             sequence: descriptor.sequence,
             bytes: descriptor.bytes(),
-            digest: descriptor.digest,
+            digest: descriptor.digest.clone(),
             uploaded_bytes,
             checkpoint,
             took: started.elapsed(),
-        }))
+        };
+        known.last = Some(descriptor);
+        Ok(Some(taken))
     }
 
     fn upload(&self, partition: i32, folder: &Path, known: &mut Known) -> Result<(Descriptor, u64), SnapshotError> {
@@ -139,7 +141,7 @@ impl Snapshots {
             return Err(SnapshotError::Unusable { what: format!("the snapshot of task {partition}"), reason });
         }
         let key = task.descriptor_key(&descriptor.key());
-        self.objects.put(&key, descriptor.clone().to_json())?;
+        self.objects.put(&key, descriptor.to_json())?;
         Ok((descriptor, uploaded_bytes))
     }
 

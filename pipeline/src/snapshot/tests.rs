@@ -183,7 +183,7 @@ fn commit(files: &Files, model: &mut Model, sequence: i64, random: &mut StdRng) 
             model.insert(key, value);
         }
     }
-    let commit = LastCommit { sequence, digest: [sequence as u8; 16] };
+    let commit = LastCommit { sequence, digest: [sequence as u8; 16], stream_time: 0 };
     changes.set(LastCommit::KEY, Some(&commit.to_bytes()));
     changes.set_inputs(sequence, [("input", sequence * 3)].into_iter());
     files.apply(changes, sequence * 10).expect("applied");
@@ -240,7 +240,7 @@ fn files_are_uploaded_once() {
     }
     let first = snapshots.take(0).expect("taken").expect("new");
     let mut changes = Changes::default();
-    changes.set(LastCommit::KEY, Some(&LastCommit { sequence: 51, digest: [51; 16] }.to_bytes()));
+    changes.set(LastCommit::KEY, Some(&LastCommit { sequence: 51, digest: [51; 16], stream_time: 0 }.to_bytes()));
     files.apply(changes, 510).expect("applied");
     let second = snapshots.take(0).expect("taken").expect("new");
     assert!(second.uploaded_bytes < first.uploaded_bytes / 2, "{second:?} after {first:?}");
@@ -248,7 +248,7 @@ fn files_are_uploaded_once() {
     let again = bed.snapshots("a", Policy::default());
     again.watch(0, &files);
     let mut changes = Changes::default();
-    changes.set(LastCommit::KEY, Some(&LastCommit { sequence: 52, digest: [52; 16] }.to_bytes()));
+    changes.set(LastCommit::KEY, Some(&LastCommit { sequence: 52, digest: [52; 16], stream_time: 0 }.to_bytes()));
     files.apply(changes, 520).expect("applied");
     let third = again.take(0).expect("taken").expect("new");
     assert!(third.uploaded_bytes < first.uploaded_bytes / 2, "{third:?} after {first:?}");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Env, Error, ErrorKind,
     IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter, WriteBatch, WriteBufferManager,
     WriteOptions,
 };
@@ -46,6 +46,8 @@ pub struct Budget {
     bytes: usize,
     cache: Cache,
     write_buffers: WriteBufferManager,
+    /// `None`: the disk.
+    memory: Option<Env>,
 }
 
 impl Budget {
@@ -56,7 +58,14 @@ impl Budget {
             cache: Cache::new_lru_cache(bytes / 2),
             // No stall: when over the budget, RocksDB flushes early.
             write_buffers: WriteBufferManager::new_write_buffer_manager(bytes / 2, false),
+            memory: None,
         }
+    }
+
+    /// The databases lie in memory and are gone with the budget: for tests.
+    pub fn in_memory(bytes: usize) -> Result<Self, StoreError> {
+        let env = Env::mem_env().map_err(|error| to_store_error(Path::new("memory"), &error))?;
+        Ok(Self { memory: Some(env), ..Self::new(bytes) })
     }
 
     /// Records of a changelog that a bulk load gathers before it writes them. Tasks that are restored at a time, each with
@@ -97,6 +106,9 @@ impl Files {
         options.set_level_zero_slowdown_writes_trigger(LEVEL0_FILES.0);
         options.set_level_zero_stop_writes_trigger(LEVEL0_FILES.1);
         options.set_block_based_table_factory(&block_options(&budget.cache));
+        if let Some(memory) = &budget.memory {
+            options.set_env(memory);
+        }
         let db = DB::open(&options, path).map_err(|error| to_store_error(path, &error))?;
         Ok(Self { run_bytes: budget.run_bytes(), ..Self::from_db(db, path, options, clock.clone()) })
     }

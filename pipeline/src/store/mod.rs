@@ -11,11 +11,13 @@
 //! the process died, and catches up from its stored position. It is never wiped.
 
 mod cache;
+pub mod codec;
 mod files;
 mod query;
 mod run;
 #[cfg(test)]
 mod tests;
+mod timed;
 
 use thiserror::Error;
 
@@ -25,6 +27,8 @@ pub use cache::{Order, Store};
 pub use files::{Budget, Changes, Files};
 pub use query::Query;
 pub use run::Run;
+pub(crate) use timed::unreadable;
+pub use timed::{Due, TimedStore};
 
 /// An error of the stores.
 #[derive(Debug, Error)]

@@ -145,7 +145,7 @@ impl Worker {
         Ok(if processed > 0 { Duration::ZERO } else { self.wait_time() })
     }
 
-    /// Fills each task's queues and processes a slice of them. Returns the records processed.
+    /// Fills each task's queues, fires its timers and processes a slice of its records. Returns how many of both.
     fn process(&mut self) -> Result<usize, ProcessError> {
         let inputs = self.options.service.inputs.len();
         let mut processed = 0;
@@ -157,6 +157,7 @@ impl Worker {
                     task.add(input, fetched);
                 }
             }
+            processed += task.fire_wall_clock(self.options.clock.now_ms())?;
             for _ in 0..SLICE_RECORDS {
                 if !task.process_next()? {
                     break;
@@ -178,7 +179,8 @@ impl Worker {
             return self.is_full();
         }
         // Positions that moved past control records only are committed when there is nothing else to do.
-        self.uncommitted_records() > 0 || (processed == 0 && self.tasks.iter().any(Task::is_dirty))
+        self.uncommitted_records() > 0
+            || self.tasks.iter().any(|task| task.have_timers_fired() || (processed == 0 && task.is_dirty()))
     }
 
     /// As much was processed as a commit may hold.

@@ -184,7 +184,7 @@ fn write_changelog(bed: &Bed, topic: &str, args: &BenchRestore) -> anyhow::Resul
             write(&mut *producer, topic, partition_for(&key, bed.partitions), &key, &value)?;
         }
     }
-    let commit = LastCommit { sequence: 1, digest: [0; 16] }.to_bytes();
+    let commit = LastCommit { sequence: 1, digest: [0; 16], stream_time: 0 }.to_bytes();
     for partition in 0..bed.partitions {
         write(&mut *producer, topic, partition, LastCommit::KEY, &commit)?;
     }
