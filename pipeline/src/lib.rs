@@ -6,6 +6,7 @@ pub mod log;
 pub mod clock;
 pub mod registry;
 pub mod service;
+pub mod snapshot;
 
 pub mod changelog;
 pub mod collector;
@@ -16,7 +17,10 @@ pub mod manifest;
 pub mod operators;
 pub mod outbox;
 pub mod processor;
+pub mod progress;
 pub mod queue;
+pub mod restore;
+pub mod standby;
 pub mod status;
 pub mod store;
 pub mod task;

@@ -1,9 +1,10 @@
 //! What a worker is doing, for whoever asks: `engram services`, `--exit-when-idle`, tests.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock;
+use crate::progress::{Progress, Restoring};
 
 /// Shared between a worker and those who watch it.
 #[derive(Default)]
@@ -13,6 +14,8 @@ pub struct WorkerStatus {
     tasks: Mutex<Vec<i32>>,
     records: AtomicU64,
     restored_records: AtomicU64,
+    /// Of the tasks that are being opened.
+    restoring: Mutex<Vec<Arc<Progress>>>,
     commits: AtomicU64,
     dead: AtomicBool,
     /// Since when there has been nothing to do, ms since the epoch; 0 while there is.
@@ -21,7 +24,7 @@ pub struct WorkerStatus {
 }
 
 /// A moment of a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// Partitions of its tasks.
     pub tasks: Vec<i32>,
@@ -29,6 +32,8 @@ pub struct Snapshot {
     pub records: u64,
     /// Changelog records that its stores had to read when they were opened.
     pub restored_records: u64,
+    /// Tasks that are being restored, and how far they are.
+    pub restoring: Vec<Restoring>,
     pub commits: u64,
     /// Milliseconds without anything to do; `None` while busy.
     pub idle_ms: Option<i64>,
@@ -44,6 +49,13 @@ impl WorkerStatus {
             tasks: self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             records: self.records.load(Ordering::Relaxed),
             restored_records: self.restored_records.load(Ordering::Relaxed),
+            restoring: self
+                .restoring
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .map(|progress| progress.moment())
+                .collect(),
             commits: self.commits.load(Ordering::Relaxed),
             idle_ms: idle.then(|| clock::now_ms() - idle_since_ms),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -61,6 +73,18 @@ impl WorkerStatus {
         self.assigned.store(false, Ordering::Relaxed);
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.busy();
+    }
+
+    /// A task is being restored; what returns is told how far it is.
+    pub(crate) fn restoring(&self, service: &'static str, task: i32) -> Arc<Progress> {
+        let progress = Arc::new(Progress::new(service, task));
+        self.restoring.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&progress));
+        progress
+    }
+
+    /// None is any more.
+    pub(crate) fn restored_all(&self) {
+        self.restoring.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub(crate) fn restored(&self, records: u64) {

@@ -80,6 +80,8 @@ fn run(run: &Run) -> Out {
             clock: Clock::default(),
             budget: Arc::new(Budget::new(8 << 20)),
             stores: folder.path().to_owned(),
+            snapshots: None,
+            standby: None,
             cache_bytes_max: 10_000,
             instance: "test".to_owned(),
             static_membership: true,

@@ -6,15 +6,15 @@ use engram_pipeline::log::TopicPartition;
 use engram_pipeline::store::{self, Query, StoreSpec};
 use serde_json::{Value, json};
 
-use crate::cli::{Global, State};
+use crate::cli::{Global, Stale, State};
 use crate::output;
 use crate::wire::{self, Access, Connection};
 
 pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
     match command {
         State::List { service } => list(global, service.as_deref()),
-        State::Get { service, store, key } => {
-            let mut found = entries(global, service, store, Some(key), usize::MAX)?;
+        State::Get { service, store, key, stale } => {
+            let mut found = entries(global, service, store, Some(key), usize::MAX, *stale)?;
             // The key as `range` shows it names one entry; a part of it may name several.
             let exact: Option<Value> = serde_json::from_str(key).ok();
             if let Some(at) = found.iter().position(|(entry_key, _)| Some(entry_key) == exact.as_ref()) {
@@ -30,8 +30,8 @@ pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
                 ),
             }
         }
-        State::Range { service, store, key, limit } => {
-            let found = entries(global, service, store, key.as_deref(), *limit)?;
+        State::Range { service, store, key, limit, stale } => {
+            let found = entries(global, service, store, key.as_deref(), *limit, *stale)?;
             print(global, &found)
         }
     }
@@ -58,7 +58,14 @@ fn list(global: &Global, service: Option<&str>) -> anyhow::Result<()> {
 
 type Entry = (Value, Value);
 
-fn entries(global: &Global, service: &str, name: &str, key: Option<&str>, limit: usize) -> anyhow::Result<Vec<Entry>> {
+fn entries(
+    global: &Global,
+    service: &str,
+    name: &str,
+    key: Option<&str>,
+    limit: usize,
+    stale: Stale,
+) -> anyhow::Result<Vec<Entry>> {
     let stores = wire::stores(service)?;
     let index = stores.iter().position(|store| store.name == name).with_context(|| {
         let names: Vec<&str> = stores.iter().map(|store| store.name).collect();
@@ -79,6 +86,7 @@ fn entries(global: &Global, service: &str, name: &str, key: Option<&str>, limit:
             &stores[index],
             key,
             limit,
+            stale,
             &mut found,
         )?;
     }
@@ -95,11 +103,18 @@ fn collect(
     store: &StoreSpec,
     wanted: Option<&str>,
     limit: usize,
+    stale: Stale,
     found: &mut Vec<Entry>,
 ) -> anyhow::Result<()> {
     let files = connection.stores(service)?.join(changelog.partition.to_string());
     let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let query = Query::open(&*connection.log, changelog, &files, scratch.path())?;
+    let query = if stale.stale {
+        let (query, behind) = Query::open_stale(&*connection.log, changelog, &files, scratch.path())?;
+        output::say(format_args!("engram: task {} is {behind} offsets of its changelog behind", changelog.partition));
+        query
+    } else {
+        Query::open(&*connection.log, changelog, &files, scratch.path())?
+    };
     query.all(store::prefix(index), |key, value| {
         let (key, value) = (store.describe)(key, value);
         if wanted.is_none_or(|wanted| matches(&key, wanted)) {

@@ -26,6 +26,7 @@ use crate::log::{
 use crate::manifest;
 use crate::outbox::{Outbox, SharedOutbox};
 use crate::processor::ProcessError;
+use crate::restore::Restore;
 use crate::task::{Task, TaskOptions};
 
 pub use crate::committer::{CommitTimes, Overlap};
@@ -320,51 +321,71 @@ impl Worker {
 
     fn close_tasks(&mut self) {
         self.tasks.clear();
+        if let Some(standby) = &self.options.standby {
+            standby.own(&self.options.instance, &[]);
+        }
         self.options.status.unassigned();
     }
 
     fn open_tasks(&mut self, assigned: &[TopicPartition]) -> Result<(), ProcessError> {
-        let options = &self.options;
+        let options = self.options.clone();
         let numbers: BTreeSet<i32> = assigned.iter().map(|partition| partition.partition).collect();
-        let mut all = Vec::new();
+        let numbers: Vec<i32> = numbers.into_iter().collect();
+        let mut positions = Vec::new();
         for &number in &numbers {
             let inputs: Vec<TopicPartition> =
                 options.service.inputs.iter().map(|topic| TopicPartition::new(topic.as_str(), number)).collect();
-            let positions = start_positions(&*options.log, &options.group, &inputs)?;
-            let (task, restored) = Task::open(
+            positions.push(start_positions(&*options.log, &options.group, &inputs)?);
+        }
+        // Before the restore, so that the group may go on and tell meanwhile what it wants.
+        self.consumer.assign(&positions.concat())?;
+        if let Some(standby) = &options.standby {
+            standby.own(&options.instance, &numbers);
+        }
+        let mut change = None;
+        let opened = restore(&options).open_all(&numbers, || {
+            change = self.consumer.poll_group()?;
+            Ok::<_, ProcessError>(change.is_none() && !options.stop.load(Ordering::Relaxed))
+        })?;
+        let Some(opened) = opened else {
+            self.close_tasks();
+            return change.map_or(Ok(()), |change| self.rebalance(change));
+        };
+        for ((&number, positions), opened) in numbers.iter().zip(&positions).zip(opened) {
+            options.status.restored(opened.restored.records);
+            self.tasks.push(Task::open(
                 &options.service,
                 number,
-                &positions,
+                positions,
+                opened.files,
                 &TaskOptions {
-                    log: &*options.log,
                     registry: &options.registry,
                     outbox: &self.outbox,
                     clock: &options.clock,
-                    budget: &options.budget,
-                    stores: options.stores.clone(),
                     cache_bytes_max: options.cache_bytes_max,
                     partitions: self.partitions,
                     dead_letter_partitions: self.dead_letter_partitions,
-                    stop: &options.stop,
                 },
-            )?;
-            options.status.restored(restored.records);
-            metrics::counter!("engram_restored_records_total", "service" => options.service.name)
-                .increment(restored.records);
-            tracing::info!(
-                service = options.service.name,
-                task = number,
-                restored_records = restored.records,
-                changelog_position = restored.position,
-                "task opened"
-            );
-            self.tasks.push(task);
-            all.extend(positions);
+            )?);
         }
-        self.consumer.assign(&all)?;
         self.last_commit = options.clock.now();
-        options.status.assigned(numbers.into_iter().collect());
+        options.status.assigned(numbers);
         Ok(())
+    }
+}
+
+/// How the tasks' files are opened.
+fn restore(options: &WorkerOptions) -> Restore<'_> {
+    Restore {
+        service: options.service.name,
+        log: &*options.log,
+        budget: &options.budget,
+        stores: &options.stores,
+        snapshots: options.snapshots.as_deref(),
+        standby: options.standby.as_deref(),
+        clock: &options.clock,
+        status: &options.status,
+        threads: options.commit.overlap == Overlap::Thread,
     }
 }
 
