@@ -60,6 +60,9 @@ pub enum Command {
     /// The state of a service's stores
     #[command(subcommand)]
     State(State),
+    /// Snapshots of the services' stores
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Let a service begin anew: forgets its positions, stores, changelog and outputs
     Reset(Reset),
     /// Measure
@@ -173,6 +176,8 @@ pub enum State {
         store: String,
         /// The key as JSON, as `state range` shows it, or the text of one of its fields
         key: String,
+        #[command(flatten)]
+        stale: Stale,
     },
     /// The entries in key order
     Range {
@@ -183,7 +188,26 @@ pub enum State {
         /// At most so many
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
+        #[command(flatten)]
+        stale: Stale,
     },
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Stale {
+    /// Only what this machine has on disk, of running tasks or of standbys, and tell how far it is behind
+    #[arg(long)]
+    pub stale: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Take one of each of the service's tasks: of those that run here, or of what is on disk if none runs
+    Create { service: String },
+    /// The snapshots, newest first
+    List { service: Option<String> },
+    /// Delete what the configuration does not keep
+    Prune { service: Option<String> },
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +220,8 @@ pub struct Reset {
 
 #[derive(Debug, Args)]
 pub struct Bench {
+    #[command(subcommand)]
+    pub only: Option<BenchOnly>,
     /// Events of each measurement
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     pub records: u64,
@@ -205,6 +231,27 @@ pub struct Bench {
     /// Distinct keys for the stateful measurements
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub keys: u64,
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub partitions: i32,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchOnly {
+    /// Restoring a task's state: from the changelog, from a snapshot, and opening what is there
+    Restore(BenchRestore),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchRestore {
+    /// State: keys and values, all partitions together
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    pub state_mib: u64,
+    /// Size of an entry's value
+    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    pub value_bytes: usize,
+    /// Changelog records for each entry
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub versions: u64,
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub partitions: i32,
 }

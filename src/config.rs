@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use engram_pipeline::snapshot::Policy;
 use engram_pipeline::worker::{CommitOptions, Guarantee};
 use engram_processors::activity::{ActivityConfig, Dimension, LateEvents, SourceConfig};
 use serde::{Deserialize, Deserializer};
@@ -17,6 +18,7 @@ const PARTITIONS_MAX: i32 = 10_000;
 const COMMIT_MS_MAX: i64 = 5_000;
 /// Of any bound on memory, in its own unit (MiB, KiB).
 const MEMORY_MAX: usize = 1 << 20;
+const REPLICAS_MAX: usize = 100;
 
 /// See docs/configuration.md.
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +28,8 @@ pub struct Config {
     pub partitions: Partitions,
     pub commit: Commit,
     pub memory: Memory,
+    pub snapshots: Snapshots,
+    pub standby: Standby,
     pub activity: Activity,
     pub kafka: Kafka,
     pub http: Http,
@@ -86,6 +90,47 @@ impl Default for Memory {
     fn default() -> Self {
         Self { stores_mib: 64, store_cache_mib: 16, prefetch_kib: 2048 }
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Snapshots {
+    /// A folder, or the URL of an object store; empty is the folder `snapshots` of the data folder, `none` switches them off.
+    pub url: String,
+    #[serde(deserialize_with = "duration")]
+    pub interval: i64,
+    pub keep: usize,
+    #[serde(deserialize_with = "duration")]
+    pub keep_every: i64,
+    #[serde(deserialize_with = "duration")]
+    pub keep_for: i64,
+    #[serde(deserialize_with = "duration")]
+    pub grace: i64,
+    /// Of the crate `object_store`, such as `aws_endpoint`.
+    pub options: BTreeMap<String, String>,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        let policy = Policy::default();
+        let ms = |duration: Duration| duration.as_millis() as i64;
+        Self {
+            url: String::new(),
+            interval: ms(policy.interval),
+            keep: policy.keep,
+            keep_every: ms(policy.keep_every),
+            keep_for: ms(policy.keep_for),
+            grace: ms(policy.grace),
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Standby {
+    /// Warm copies of each task, in other processes.
+    pub replicas: usize,
 }
 
 #[derive(Debug, Deserialize)]
@@ -180,8 +225,30 @@ impl Config {
             );
         }
         self.commit_options()?;
+        self.snapshot_policy()?;
+        anyhow::ensure!(
+            self.standby.replicas <= REPLICAS_MAX,
+            "standby.replicas is {}: it must be 0 to {REPLICAS_MAX}",
+            self.standby.replicas
+        );
         self.activity_config()?;
         Ok(())
+    }
+
+    pub fn snapshot_policy(&self) -> anyhow::Result<Policy> {
+        let wanted = &self.snapshots;
+        let duration = |ms: i64| Duration::from_millis(ms.max(0) as u64);
+        anyhow::ensure!(wanted.interval >= 1_000, "snapshots.interval must be at least 1s");
+        anyhow::ensure!(wanted.keep >= 1, "snapshots.keep must be at least 1");
+        anyhow::ensure!(wanted.keep_every >= 1_000, "snapshots.keep_every must be at least 1s");
+        anyhow::ensure!(wanted.grace >= 60_000, "snapshots.grace must be at least 1m: an upload may take half of it");
+        Ok(Policy {
+            interval: duration(wanted.interval),
+            keep: wanted.keep,
+            keep_every: duration(wanted.keep_every),
+            keep_for: duration(wanted.keep_for),
+            grace: duration(wanted.grace),
+        })
     }
 
     pub fn commit_options(&self) -> anyhow::Result<CommitOptions> {
@@ -266,7 +333,10 @@ mod tests {
         let (documented, default): (Config, _) = (toml::from_str(block).expect("valid"), Config::default());
         documented.check().expect("it can be used");
         assert_eq!(documented.activity_config().expect("valid"), default.activity_config().expect("valid"));
-        let shown = |config: &Config| format!("{:?} {:?} {:?}", config.partitions, config.commit, config.memory);
+        let shown = |config: &Config| {
+            let Config { partitions, commit, memory, snapshots, standby, .. } = config;
+            format!("{partitions:?} {commit:?} {memory:?} {snapshots:?} {standby:?}")
+        };
         assert_eq!(shown(&documented), shown(&default));
     }
 
@@ -279,6 +349,10 @@ mod tests {
             "[commit]\nbytes_max = 0",
             "[commit]\ninterval = \"0ms\"",
             "[commit]\ninterval = \"1h\"",
+            "[snapshots]\ninterval = \"0s\"",
+            "[snapshots]\nkeep = 0",
+            "[snapshots]\ngrace = \"1s\"",
+            "[standby]\nreplicas = 1000",
             "[activity]\ndimensions = [\"user\", \"user\"]",
             "[activity]\nsession_gap = \"0s\"",
         ] {

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use engram_connectors::http;
+use engram_pipeline::clock::Clock;
 use engram_pipeline::log::Log;
 use engram_pipeline::log::LogError;
 use engram_pipeline::log::embedded::{EmbeddedLog, Forward};
 use engram_pipeline::log::kafka::{GroupProtocol, KafkaLog, KafkaOptions};
 use engram_pipeline::processor::Service;
 use engram_pipeline::registry::LogRegistry;
+use engram_pipeline::snapshot::{Objects, Snapshots};
 use engram_pipeline::store::StoreSpec;
 use engram_processors::{activity, passthrough};
 use engram_schemas::registry::Registry;
@@ -109,6 +111,28 @@ impl Connection {
     /// The folder of a service's stores.
     pub fn stores(&self, service: &str) -> anyhow::Result<PathBuf> {
         Ok(self.data.stores(&self.log.id()?, service))
+    }
+
+    /// The snapshots of a service; `None` where they are switched off.
+    pub fn snapshots(&self, service: &str) -> anyhow::Result<Option<Snapshots>> {
+        let wanted = &self.config.snapshots;
+        let url = match wanted.url.as_str() {
+            "none" => return Ok(None),
+            "" => self.data.path().join("snapshots").display().to_string(),
+            url => url.to_owned(),
+        };
+        let objects = Arc::new(Objects::open(&url, &wanted.options)?);
+        let stores = stores(service)?.iter().map(|store| store.name.to_owned()).collect();
+        let (log, folder) = (self.log.id()?, self.stores(service)?);
+        Ok(Some(Snapshots::new(
+            objects,
+            &log,
+            service,
+            stores,
+            folder,
+            self.config.snapshot_policy()?,
+            Clock::default(),
+        )))
     }
 }
 

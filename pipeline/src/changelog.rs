@@ -5,16 +5,22 @@
 //! transaction, not one a store) and the stores of a task at one position.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::log::{Log, LogError, TOMBSTONE_RETENTION_MS, TopicPartition};
-use crate::store::{Changes, Files, StoreError};
+use crate::progress::Progress;
+use crate::store::{Changes, Files, Run, StoreError};
 
 /// Records fetched at once while reading a changelog.
 const FETCH_RECORDS_MAX: usize = 2_000;
-/// Changes applied to RocksDB at once while restoring.
-const BATCH_BYTES: usize = 4 << 20;
+/// Fewer changes than this are written like a commit's: they are not worth a file.
+const LOAD_BYTES_MIN: usize = 2 << 20;
+/// Runs that wait to be written, beside the one being written and the one being filled.
+const RUNS_WAITING: usize = 0;
+/// The stop flag is looked at, and progress told, once in so many records.
+const LOOK_RECORDS: u64 = 1_024;
 /// A changelog may end in an open transaction of a producer that has died; its coordinator aborts it within the
 /// transaction timeout (10 s). Longer than this without any progress, something else is wrong.
 const STALL_MAX: Duration = Duration::from_secs(90);
@@ -37,6 +43,8 @@ pub struct Restored {
 
 /// Brings a task's files up to the end of its changelog, from where they are. What is there is kept.
 ///
+/// Much is loaded in bulk: this thread reads and gathers runs, another sorts and writes them.
+///
 /// SUBTLE: the end is the high watermark, not the last stable offset. The former owner's last commit may already show in
 /// the group's positions while its marker has not yet reached the changelog; stopping at the stable offset would start
 /// from state older than the positions. So this waits until no transaction is open before that watermark.
@@ -46,51 +54,109 @@ pub fn restore(
     files: &Files,
     clock: &Clock,
     stop: &AtomicBool,
+    progress: &Progress,
 ) -> Result<Restored, StoreError> {
     let start = files.position()?;
     let range = log.offsets(std::slice::from_ref(partition))?[0];
-    if start > range.end {
-        return Err(StoreError::Damaged {
-            path: files.path().display().to_string(),
-            reason: format!(
-                "it is at offset {start} of {partition}, which ends at {}: it belongs to another log; give the data folder \
-                 that goes with this log, or move that folder away",
-                range.end
-            ),
+    check(partition, files, clock, start, range.end)?;
+    let first = start.max(range.first);
+    progress.changelog(first, range.end);
+    let (full, runs) = sync_channel(RUNS_WAITING);
+    let (restored, rest) = std::thread::scope(|scope| {
+        let writer = scope.spawn(move || write(files, &runs));
+        let mut filling = Filling { files, full, run: Run::default(), progress, records: 0, bytes: 0 };
+        let read = read(log, partition, first, range.end, |offset, key, value| {
+            if filling.records.is_multiple_of(LOOK_RECORDS) && stop.load(Ordering::Relaxed) {
+                return Err(LogError::failed(format!("cannot restore from {partition}"), "told to stop").into());
+            }
+            filling.add(offset, key, value)
         });
+        let Filling { full, run, records, bytes, .. } = filling;
+        drop(full);
+        // The writer's error is the cause of the reader's.
+        writer.join().expect("it does not panic")?;
+        Ok::<_, StoreError>((Restored { records, bytes, position: read?.max(start) }, run))
+    })?;
+    if restored.position != start {
+        settle(files, rest, restored.position)?;
     }
-    if start < range.end
-        && let Some(written_ms) = files.written_ms()?
-        && clock.now_ms() - written_ms > TOMBSTONE_RETENTION_MS / 2
-    {
-        return Err(StoreError::Damaged {
-            path: files.path().display().to_string(),
-            reason: format!(
-                "it was written last on {} ms since the epoch, so long ago that what was deleted since may no longer be told \
-                 by its changelog; move that folder away and start again: it is rebuilt from its changelog",
-                written_ms
-            ),
-        });
+    progress.at(restored.position, restored.records, restored.bytes);
+    Ok(restored)
+}
+
+/// Refuses files that this changelog cannot bring up to date.
+fn check(partition: &TopicPartition, files: &Files, clock: &Clock, start: i64, end: i64) -> Result<(), StoreError> {
+    let damaged = |reason| Err(StoreError::Damaged { path: files.path().display().to_string(), reason });
+    if start > end {
+        return damaged(format!(
+            "it is at offset {start} of {partition}, which ends at {end}: it belongs to another log; give the data folder \
+             that goes with this log, or move that folder away"
+        ));
     }
-    let mut restored = Restored { records: 0, bytes: 0, position: start };
-    let mut changes = Changes::default();
-    let position = read(log, partition, start.max(range.first), range.end, |offset, key, value| {
-        if stop.load(Ordering::Relaxed) {
-            return Err(LogError::failed(format!("cannot restore from {partition}"), "told to stop").into());
+    match files.written_ms()? {
+        Some(written_ms) if start < end && is_too_old(clock, written_ms) => damaged(format!(
+            "it was written last on {written_ms} ms since the epoch, so long ago that what was deleted since may no longer be \
+             told by its changelog; move that folder away and start again: it is rebuilt from its changelog"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// What was deleted since may no longer be told by a changelog: its tombstones go after a while.
+pub fn is_too_old(clock: &Clock, written_ms: i64) -> bool {
+    clock.now_ms() - written_ms > TOMBSTONE_RETENTION_MS / 2
+}
+
+/// The reading half of a bulk load.
+struct Filling<'a> {
+    files: &'a Files,
+    full: SyncSender<(Run, i64)>,
+    run: Run,
+    progress: &'a Progress,
+    records: u64,
+    bytes: u64,
+}
+
+impl Filling<'_> {
+    fn add(&mut self, offset: i64, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.records += 1;
+        self.bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+        self.run.set(key, value);
+        if self.run.size_in_bytes() >= self.files.run_bytes() {
+            let full = std::mem::replace(&mut self.run, Run::with_capacity(self.files.run_bytes()));
+            if self.full.send((full, offset + 1)).is_err() {
+                // The writer has failed, and says why.
+                return Err(LogError::failed("cannot restore", "the files cannot be written").into());
+            }
         }
-        restored.records += 1;
-        restored.bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
-        changes.set(key, value);
-        if changes.size_in_bytes() > BATCH_BYTES {
-            files.apply(std::mem::take(&mut changes), offset + 1)?;
+        if self.records.is_multiple_of(LOOK_RECORDS) {
+            self.progress.at(offset, self.records, self.bytes);
         }
         Ok(())
-    })?;
-    restored.position = position;
-    if position != start {
-        files.apply(changes, position)?;
     }
-    Ok(restored)
+}
+
+/// The writing half: until there are no more runs.
+fn write(files: &Files, runs: &Receiver<(Run, i64)>) -> Result<(), StoreError> {
+    let mut loaded = false;
+    let mut outcome = Ok(());
+    while outcome.is_ok()
+        && let Ok((run, position)) = runs.recv()
+    {
+        outcome = files.loading(true).and_then(|()| files.load(run, position));
+        loaded = true;
+    }
+    if loaded { outcome.and(files.loading(false)) } else { outcome }
+}
+
+/// Writes what is left after the last full run.
+fn settle(files: &Files, rest: Run, position: i64) -> Result<(), StoreError> {
+    if rest.size_in_bytes() >= LOAD_BYTES_MIN {
+        return files.load(rest, position);
+    }
+    let mut changes = Changes::default();
+    rest.visit(|key, value| changes.set(key, value));
+    files.apply(changes, position)
 }
 
 /// Visits a partition's committed records from `start` until `end`, and returns the position reached (>= `end`).

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod directory;
 pub mod registry;
 pub mod service;
+pub mod snapshot;
 
 pub mod changelog;
 pub mod collector;
@@ -17,7 +18,10 @@ pub mod manifest;
 pub mod operators;
 pub mod outbox;
 pub mod processor;
+pub mod progress;
 pub mod queue;
+pub mod restore;
+pub mod standby;
 pub mod status;
 pub mod store;
 pub mod task;

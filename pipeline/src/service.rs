@@ -9,6 +9,8 @@ use crate::dead_letter;
 use crate::log::{Cleanup, Log, LogError, TopicSpec};
 use crate::manifest;
 use crate::processor::{ProcessError, Service};
+use crate::snapshot::{Snapshots, Turns};
+use crate::standby::{Standby, Warm};
 use crate::status::{Snapshot, WorkerStatus};
 use crate::store::Files;
 use crate::worker::{self, WorkerOptions};
@@ -75,6 +77,9 @@ pub struct Running {
     name: &'static str,
     stop: Arc<AtomicBool>,
     workers: Vec<Worker>,
+    snapshots: Option<Arc<Snapshots>>,
+    turns: Option<Turns>,
+    standby: Option<Arc<Standby>>,
 }
 
 struct Worker {
@@ -85,8 +90,15 @@ struct Worker {
 impl Running {
     /// Starts `workers` threads. `options.instance` gets the worker's number appended.
     pub fn start(options: &WorkerOptions, workers: usize) -> Result<Self, LogError> {
-        let mut running =
-            Self { name: options.service.name, stop: Arc::clone(&options.stop), workers: Vec::with_capacity(workers) };
+        let turns = options.snapshots.clone().map(Turns::start).transpose();
+        let mut running = Self {
+            name: options.service.name,
+            stop: Arc::clone(&options.stop),
+            workers: Vec::with_capacity(workers),
+            snapshots: options.snapshots.clone(),
+            turns: turns.map_err(|error| LogError::failed("cannot start the snapshots' thread", error))?,
+            standby: options.standby.clone(),
+        };
         for number in 0..workers {
             let status = Arc::new(WorkerStatus::default());
             let options = WorkerOptions {
@@ -116,6 +128,16 @@ impl Running {
         self.workers.iter().flat_map(|worker| worker.status.files()).collect()
     }
 
+    /// Its snapshots, if they are on.
+    pub fn snapshots(&self) -> Option<&Arc<Snapshots>> {
+        self.snapshots.as_ref()
+    }
+
+    /// The warm copies that it keeps of tasks that others run.
+    pub fn standby(&self) -> Vec<Warm> {
+        self.standby.as_ref().map(|standby| standby.warm()).unwrap_or_default()
+    }
+
     /// Every worker has had nothing to do for at least `ms`.
     pub fn is_idle(&self, ms: i64) -> bool {
         self.workers.iter().all(|worker| worker.status.snapshot().idle_ms.is_some_and(|idle_ms| idle_ms >= ms))
@@ -136,6 +158,12 @@ impl Running {
                 .join()
                 .unwrap_or_else(|_| Err(LogError::failed("a worker has panicked", "see the message above").into()));
             outcome = outcome.and(ended);
+        }
+        if let Some(turns) = self.turns {
+            turns.stop();
+        }
+        if let Some(standby) = self.standby {
+            standby.stop();
         }
         outcome
     }

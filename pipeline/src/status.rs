@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::clock;
+use crate::progress::{Progress, Restoring};
 use crate::store::Files;
 
 /// Shared between a worker and those who watch it.
@@ -16,6 +17,8 @@ pub struct WorkerStatus {
     files: Mutex<Vec<(i32, Weak<Files>)>>,
     records: AtomicU64,
     restored_records: AtomicU64,
+    /// Of the tasks that are being opened.
+    restoring: Mutex<Vec<Arc<Progress>>>,
     commits: AtomicU64,
     dead: AtomicBool,
     /// Since when there has been nothing to do, ms since the epoch; 0 while there is.
@@ -24,7 +27,7 @@ pub struct WorkerStatus {
 }
 
 /// A moment of a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// Partitions of its tasks.
     pub tasks: Vec<i32>,
@@ -32,6 +35,8 @@ pub struct Snapshot {
     pub records: u64,
     /// Changelog records that its stores had to read when they were opened.
     pub restored_records: u64,
+    /// Tasks that are being restored, and how far they are.
+    pub restoring: Vec<Restoring>,
     pub commits: u64,
     /// Milliseconds without anything to do; `None` while busy.
     pub idle_ms: Option<i64>,
@@ -47,6 +52,13 @@ impl WorkerStatus {
             tasks: self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             records: self.records.load(Ordering::Relaxed),
             restored_records: self.restored_records.load(Ordering::Relaxed),
+            restoring: self
+                .restoring
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .map(|progress| progress.moment())
+                .collect(),
             commits: self.commits.load(Ordering::Relaxed),
             idle_ms: idle.then(|| clock::now_ms() - idle_since_ms),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -77,6 +89,18 @@ impl WorkerStatus {
         self.assigned.store(false, Ordering::Relaxed);
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.busy();
+    }
+
+    /// A task is being restored; what returns is told how far it is.
+    pub(crate) fn restoring(&self, service: &'static str, task: i32) -> Arc<Progress> {
+        let progress = Arc::new(Progress::new(service, task));
+        self.restoring.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&progress));
+        progress
+    }
+
+    /// None is any more.
+    pub(crate) fn restored_all(&self) {
+        self.restoring.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub(crate) fn restored(&self, records: u64) {

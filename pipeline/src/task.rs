@@ -9,41 +9,33 @@
 //! INVARIANT: between two commits nothing but this struct changes: state changes are in the stores' caches, outputs in the
 //! outbox. So `aborted` only has to forget.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use engram_schemas::registry::Registry;
 
-use crate::changelog::{self, Restored};
+use crate::changelog;
 use crate::clock::Clock;
 use crate::collector::Collector;
 use crate::committer::PreparedTask;
 use crate::dead_letter::{Cause, DeadLetters, RECORD_BYTES_MAX};
-use crate::log::{Fetched, Log, LogError, NewRecord, TopicPartition};
+use crate::log::{Fetched, LogError, NewRecord, TopicPartition};
 use crate::manifest::{self, About, LastCommit, Taken};
 use crate::outbox::SharedOutbox;
 use crate::processor::{Context, Input, ProcessError, Processor, Service, TaskSetup};
 use crate::queue::RecordQueue;
-use crate::store::{Budget, Changes, Files, Store, StoreError, prefix};
+use crate::store::{Changes, Files, Store, StoreError, prefix};
 use crate::timers::{self, TimerClock, Timers};
 
 /// What a task is opened with.
 pub struct TaskOptions<'a> {
-    pub log: &'a dyn Log,
     pub registry: &'a Arc<dyn Registry>,
     pub outbox: &'a SharedOutbox,
     pub clock: &'a Clock,
-    pub budget: &'a Budget,
-    /// Folder of the service's stores; the task's own is named by its partition.
-    pub stores: PathBuf,
     pub cache_bytes_max: usize,
     /// Partitions of the service's inputs.
     pub partitions: i32,
     /// Partitions of the dead-letter topic.
     pub dead_letter_partitions: i32,
-    /// Breaks a restore off.
-    pub stop: &'a AtomicBool,
 }
 
 pub struct Task {
@@ -68,16 +60,14 @@ pub struct Task {
 }
 
 impl Task {
-    /// Opens the task's stores, brings them up to the end of their changelog, and stands at `positions` of its inputs.
+    /// Opens the task on files that are at the end of their changelog; it stands at `positions` of its inputs.
     pub fn open(
         service: &Arc<Service>,
         partition: i32,
         positions: &[(TopicPartition, i64)],
+        files: Arc<Files>,
         options: &TaskOptions<'_>,
-    ) -> Result<(Self, Restored), ProcessError> {
-        let files = Arc::new(Files::open(&options.stores.join(partition.to_string()), options.budget, options.clock)?);
-        let changelog = TopicPartition::new(changelog::topic(service.name), partition);
-        let restored = changelog::restore(options.log, &changelog, &files, options.clock, options.stop)?;
+    ) -> Result<Self, ProcessError> {
         let last = match files.get(LastCommit::KEY)? {
             None => LastCommit::default(),
             Some(bytes) => LastCommit::from_bytes(&bytes).ok_or_else(|| StoreError::Damaged {
@@ -109,7 +99,7 @@ impl Task {
             timers: Timers::new(&service.stores, last.stream_time),
             dead_letters,
             outbox: options.outbox.clone(),
-            changelog,
+            changelog: TopicPartition::new(changelog::topic(service.name), partition),
             manifest_topic: manifest::topic(service.name),
             taken: Taken::default(),
             last,
@@ -117,7 +107,7 @@ impl Task {
             buffer: Vec::new(),
         };
         task.begin();
-        Ok((task, restored))
+        Ok(task)
     }
 
     pub fn partition(&self) -> i32 {
@@ -245,6 +235,7 @@ impl Task {
         };
         self.write_changelog(LastCommit::KEY, Some(&this.to_bytes()))?;
         changes.set(LastCommit::KEY, Some(&this.to_bytes()));
+        changes.set_inputs(this.sequence, self.queues.iter().map(|queue| (&*queue.partition.topic, queue.position())));
         let schema_ids: Vec<i32> = self.processor.schema_ids().into_iter().map(|id| id as i32).collect();
         let about = About {
             service: self.service.name,

@@ -85,6 +85,8 @@ fn run(run: &Run) -> Out {
                 clock: Clock::default(),
                 budget: Arc::new(Budget::new(8 << 20)),
                 stores: folders.path().join(process),
+                snapshots: None,
+                standby: None,
                 cache_bytes_max: 10_000,
                 instance: process.to_owned(),
                 static_membership: false,

@@ -207,6 +207,8 @@ impl Slot {
             clock: surroundings.shared.hand.clock(),
             budget: Arc::new(Budget::new(1 << 20)),
             stores: stores.to_owned(),
+            snapshots: None,
+            standby: None,
             cache_bytes_max: self.cache_bytes_max,
             group: NAME.to_owned(),
             instance: self.instance.clone(),

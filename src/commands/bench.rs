@@ -6,6 +6,7 @@
 mod end_to_end;
 mod figures;
 mod load;
+mod restore;
 mod services;
 
 use std::path::Path;
@@ -19,7 +20,7 @@ use engram_schemas::registry::Registry;
 use engram_schemas::registry::memory::MemoryRegistry;
 use serde_json::json;
 
-use crate::cli::{Bench, Global};
+use crate::cli::{Bench, BenchOnly, Global};
 use crate::config::Config;
 use crate::output;
 use end_to_end::Run;
@@ -81,14 +82,25 @@ pub fn run(global: &Global, args: &Bench) -> anyhow::Result<()> {
         }
         None => Arc::new(EmbeddedLog::open(folder.path())?),
     };
+    let partitions = match &args.only {
+        Some(BenchOnly::Restore(restore)) => restore.partitions,
+        None => args.partitions,
+    };
     let bed = Bed {
         log,
         registry: Arc::new(MemoryRegistry::default()),
         config,
         prefix: format!("engram-bench-{}", std::process::id()),
-        partitions: args.partitions.max(1),
+        partitions: partitions.max(1),
     };
     let before = bed.log.topics()?;
+    if let Some(BenchOnly::Restore(restore)) = &args.only {
+        let outcome = restore::measure(&bed, restore, folder.path());
+        let cleaned = bed.clean(&before);
+        let lines = outcome?;
+        cleaned?;
+        return restore::print(global.json, &lines);
+    }
     let outcome = measure(&bed, args, folder.path());
     let cleaned = bed.clean(&before);
     let figures = outcome?;

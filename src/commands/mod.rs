@@ -8,6 +8,7 @@ mod produce;
 mod reset;
 mod schemas;
 mod services;
+mod snapshot;
 mod state;
 mod topics;
 mod up;
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Services => services::run(global),
         Command::Lag => lag::run(global),
         Command::State(command) => state::run(global, &command),
+        Command::Snapshot(command) => snapshot::run(global, &command),
         Command::Reset(args) => reset::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),
     }

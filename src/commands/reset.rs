@@ -42,15 +42,20 @@ pub fn run(global: &Global, args: &Reset) -> anyhow::Result<()> {
     topics.dedup();
     topics.retain(|name| known.iter().any(|topic| topic.name == *name));
     let stores = connection.stores(service.name)?;
+    let snapshots = connection.snapshots(service.name)?;
     if !args.yes {
         anyhow::bail!(output::Usage(format!(
-            "this deletes the positions of service {}, the stores in {}, and the topics {}; add --yes to do it",
+            "this deletes the positions of service {}, the stores in {}, its snapshots, and the topics {}; add --yes to do it",
             service.name,
             stores.display(),
             topics.join(", ")
         )));
     }
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    // Before the topics: a snapshot of the old history must not be taken for one of the new.
+    if let Some(snapshots) = snapshots {
+        snapshots.delete_all().context("cannot delete the snapshots: try again when they can be reached")?;
+    }
     // SUBTLE: the topics first. Stores that are ahead of their changelog are refused, so that a reset which was broken off
     // cannot go unnoticed; positions that were forgotten while the state was kept would count everything twice.
     connection.log.delete_topics(&names)?;

@@ -22,14 +22,19 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     let (mut rows, mut processes) = (Vec::new(), Vec::new());
     for &name in wire::SERVICES {
         let group = groups.iter().find(|group| group.name == name);
-        let workers: Vec<&Value> = here
-            .iter()
-            .filter(|service| service["service"] == name)
-            .flat_map(|service| service["workers"].as_array())
-            .flatten()
-            .collect();
+        let of_service: Vec<&Value> = here.iter().filter(|service| service["service"] == name).collect();
+        let workers: Vec<&Value> =
+            of_service.iter().filter_map(|service| service["workers"].as_array()).flatten().collect();
         let instances: Vec<&ServiceInstance> = instances.iter().filter(|instance| instance.service == name).collect();
         let sum = |field: &str| workers.iter().filter_map(|worker| worker[field].as_u64()).sum::<u64>();
+        let restoring = workers.iter().filter_map(|worker| worker["restoring"].as_array()).flatten();
+        let restoring: Vec<String> = restoring
+            .map(|task| {
+                format!("{}: {} % of its {}", task["task"], task["percent"], task["from"].as_str().unwrap_or(""))
+            })
+            .collect();
+        let standby = of_service.iter().filter_map(|service| service["standby"].as_array()).flatten();
+        let standby: Vec<&Value> = standby.collect();
         let trouble = workers.iter().find_map(|worker| worker["trouble"].as_str());
         let state = match (workers.is_empty(), instances.len()) {
             (false, 0 | 1) => "running here".to_owned(),
@@ -43,7 +48,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         if global.json {
             output::json(&json!({
                 "service": name, "state": state, "members": group.map_or(0, |group| group.members), "workers": workers,
-                "instances": instances
+                "standby": standby, "instances": instances
             }))?;
         }
         rows.push(vec![
@@ -51,13 +56,14 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
             state,
             workers.len().to_string(),
             sum("records").to_string(),
-            sum("restored_records").to_string(),
+            if restoring.is_empty() { sum("restored_records").to_string() } else { restoring.join(", ") },
+            standby.len().to_string(),
             trouble.unwrap_or_default().to_owned(),
         ]);
         processes.extend(instances.into_iter().map(row));
     }
     if !global.json {
-        output::table(&["service", "state", "workers", "records", "restored", "trouble"], rows)?;
+        output::table(&["service", "state", "workers", "records", "restored", "standbys", "trouble"], rows)?;
         if !processes.is_empty() {
             println!();
             output::table(&["service", "instance", "http", "partitions", "workers", "started"], processes)?;

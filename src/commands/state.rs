@@ -11,7 +11,7 @@ use engram_pipeline::store::{self, Query, StoreSpec};
 use engram_pipeline::{changelog, directory};
 use serde_json::{Value, json};
 
-use crate::cli::{Global, State};
+use crate::cli::{Global, Stale, State};
 use crate::output;
 use crate::queries;
 use crate::wire::{self, Access, Connection};
@@ -19,8 +19,8 @@ use crate::wire::{self, Access, Connection};
 pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
     match command {
         State::List { service } => list(global, service.as_deref()),
-        State::Get { service, store, key } => {
-            let mut found = entries(global, service, store, Some(key), usize::MAX)?;
+        State::Get { service, store, key, stale } => {
+            let mut found = entries(global, service, store, Some(key), usize::MAX, *stale)?;
             // The key as `range` shows it names one entry; a part of it may name several.
             let exact: Option<Value> = serde_json::from_str(key).ok();
             if let Some(at) = found.iter().position(|(entry_key, _)| Some(entry_key) == exact.as_ref()) {
@@ -36,8 +36,8 @@ pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
                 ),
             }
         }
-        State::Range { service, store, key, limit } => {
-            let found = entries(global, service, store, key.as_deref(), *limit)?;
+        State::Range { service, store, key, limit, stale } => {
+            let found = entries(global, service, store, key.as_deref(), *limit, *stale)?;
             print(global, &found)
         }
     }
@@ -64,7 +64,14 @@ fn list(global: &Global, service: Option<&str>) -> anyhow::Result<()> {
 
 type Entry = (Value, Value);
 
-fn entries(global: &Global, service: &str, name: &str, key: Option<&str>, limit: usize) -> anyhow::Result<Vec<Entry>> {
+fn entries(
+    global: &Global,
+    service: &str,
+    name: &str,
+    key: Option<&str>,
+    limit: usize,
+    stale: Stale,
+) -> anyhow::Result<Vec<Entry>> {
     let (index, store) = queries::find_store(service, name)?;
     let connection = Connection::open(global, Access::Read)?;
     let topic = changelog::topic(service);
@@ -72,7 +79,7 @@ fn entries(global: &Global, service: &str, name: &str, key: Option<&str>, limit:
     let partitions = topics.iter().find(|known| known.name == topic).map_or(0, |known| known.partitions);
     anyhow::ensure!(partitions > 0, "service {service} has not run on this log yet: start it with 'engram up'");
     let mut owned = BTreeMap::new();
-    if global.brokers.is_some() {
+    if global.brokers.is_some() && !stale.stale {
         let instances = directory::instances(&*connection.log, &connection.registry, &Clock::default())?;
         let (service, store, key) = (service.to_owned(), name.to_owned(), key.map(str::to_owned));
         owned = queries::ask_all(&instances, &StoreQuery { service, store, key, limit, local: true });
@@ -83,7 +90,7 @@ fn entries(global: &Global, service: &str, name: &str, key: Option<&str>, limit:
             Some(entries) => found.extend(entries.into_iter().map(|entry| (entry.key, entry.value))),
             None => {
                 let changelog = TopicPartition::new(topic.as_str(), partition);
-                rebuild(&connection, service, &changelog, (index, &store), |key_found, value| {
+                rebuild(&connection, service, &changelog, (index, &store), stale, |key_found, value| {
                     if key.is_none_or(|wanted| queries::matches(&key_found, wanted)) {
                         found.push((key_found, value));
                     }
@@ -102,11 +109,18 @@ fn rebuild(
     service: &str,
     changelog: &TopicPartition,
     (index, store): (usize, &StoreSpec),
+    stale: Stale,
     mut visit: impl FnMut(Value, Value) -> bool,
 ) -> anyhow::Result<()> {
     let files = connection.stores(service)?.join(changelog.partition.to_string());
     let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let query = Query::open(&*connection.log, changelog, &files, scratch.path())?;
+    let query = if stale.stale {
+        let (query, behind) = Query::open_stale(&*connection.log, changelog, &files, scratch.path())?;
+        output::say(format_args!("engram: task {} is {behind} offsets of its changelog behind", changelog.partition));
+        query
+    } else {
+        Query::open(&*connection.log, changelog, &files, scratch.path())?
+    };
     query.all(store::prefix(index), |key, value| {
         let (key, value) = (store.describe)(key, value);
         visit(key, value)

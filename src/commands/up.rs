@@ -10,7 +10,9 @@ use anyhow::Context as _;
 use engram_connectors::http::{self, Served};
 use engram_pipeline::clock::Clock;
 use engram_pipeline::directory::{About, Announcer};
+use engram_pipeline::progress::Restoring;
 use engram_pipeline::service::{self, Running};
+use engram_pipeline::standby::{Standby, StandbyOptions};
 use engram_pipeline::status::{Snapshot, WorkerStatus};
 use engram_pipeline::store::Budget;
 use engram_pipeline::worker::WorkerOptions;
@@ -93,15 +95,34 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
     let service = Arc::new(wire::service(name, &connection.config)?);
     service::prepare_topics(&*connection.log, &service, connection.config.partitions.0)?;
     let memory = &connection.config.memory;
+    let budget = Arc::new(Budget::new(memory.stores_mib << 20));
+    let snapshots = connection.snapshots(name)?.map(Arc::new);
+    let instance = connection.data.instance()?;
+    let replicas = connection.config.standby.replicas;
+    let standby = StandbyOptions {
+        service: service.name,
+        log: Arc::clone(&connection.log),
+        clock: Clock::default(),
+        budget: Arc::clone(&budget),
+        stores: connection.stores(name)?,
+        snapshots: snapshots.clone(),
+        replicas,
+        instance: instance.clone(),
+        instances: Arc::new(Vec::new),
+    };
+    // On the embedded log there is nobody to take over from.
+    let standby = (replicas > 0 && connection.owned.is_none()).then(|| Standby::start(standby)).transpose()?;
     let options = WorkerOptions {
         group: service.name.to_owned(),
         log: Arc::clone(&connection.log),
         registry: Arc::clone(&connection.registry),
         clock: Clock::default(),
-        budget: Arc::new(Budget::new(memory.stores_mib << 20)),
+        budget,
         stores: connection.stores(name)?,
         cache_bytes_max: memory.store_cache_mib << 20,
-        instance: connection.data.instance()?,
+        snapshots,
+        standby: standby.map(Arc::new),
+        instance,
         static_membership: connection.config.kafka.static_membership,
         commit: connection.config.commit_options()?,
         on_commit: None,
@@ -140,6 +161,7 @@ fn served(
     token: String,
 ) -> anyhow::Result<Served> {
     let (metrics, shown, looked_at) = (metrics.clone(), Arc::clone(services), Arc::clone(services));
+    let copied = Arc::clone(services);
     let queries = Queries {
         services: Arc::clone(services),
         log: Arc::clone(&connection.log),
@@ -154,6 +176,15 @@ fn served(
         metrics: Arc::new(move || metrics.render()),
         services: Arc::new(move || lock(&shown).iter().map(describe).collect()),
         stores: Arc::new(move |query| queries.answer(query)),
+        snapshot: Arc::new(move |name| {
+            let snapshots = {
+                let services = lock(&copied);
+                let service = services.iter().find(|service| service.name() == name);
+                let service = service.ok_or_else(|| format!("service {name} does not run here"))?;
+                Arc::clone(service.snapshots().ok_or("snapshots.url is \"none\": give another in the configuration")?)
+            };
+            super::snapshot::take_all(&snapshots).map_err(|error| crate::output::one_line(&*error))
+        }),
         healthy: Arc::new(move || {
             let workers: Vec<Snapshot> = lock(&looked_at).iter().flat_map(Running::workers).collect();
             !workers.is_empty() && workers.iter().all(|worker| worker.trouble.is_none())
@@ -195,8 +226,22 @@ fn describe(service: &Running) -> Value {
     let workers = service.workers().into_iter().map(|worker| {
         json!({
             "tasks": worker.tasks, "records": worker.records, "restored_records": worker.restored_records,
+            "restoring": worker.restoring.iter().map(restoring).collect::<Vec<_>>(),
             "commits": worker.commits, "idle_ms": worker.idle_ms, "trouble": worker.trouble
         })
     });
-    json!({"service": service.name(), "workers": workers.collect::<Vec<_>>()})
+    let standby = service
+        .standby()
+        .into_iter()
+        .map(|warm| json!({"task": warm.task, "changelog_position": warm.position, "behind": warm.behind}));
+    json!({
+        "service": service.name(), "workers": workers.collect::<Vec<_>>(), "standby": standby.collect::<Vec<_>>()
+    })
+}
+
+fn restoring(task: &Restoring) -> Value {
+    json!({
+        "task": task.task, "from": task.phase.name(), "percent": (task.percent * 10.0).round() / 10.0,
+        "bytes": task.bytes, "bytes_total": task.bytes_total, "records": task.records
+    })
 }

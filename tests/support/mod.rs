@@ -5,6 +5,7 @@ pub mod activity;
 pub mod engram;
 pub mod git_sample;
 pub mod kafka;
+pub mod s3;
 
 use std::thread;
 use std::time::{Duration, Instant};

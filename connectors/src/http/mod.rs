@@ -28,6 +28,8 @@ use tokio::task::JoinHandle;
 /// that only those can read who may read the data folder, in a header that no web page can send unasked.
 pub const LOG_PATH: &str = "/internal/log";
 pub const TOKEN_HEADER: &str = "x-engram-token";
+/// Where `engram snapshot create` asks for snapshots of a service: its name is the body. With the same token.
+pub const SNAPSHOT_PATH: &str = "/internal/snapshots";
 /// What the services of this process are doing, as JSON.
 pub const SERVICES_PATH: &str = "/v1/services";
 
@@ -73,13 +75,16 @@ pub enum StoreRefusal {
 
 pub type AnswerStores = Arc<dyn Fn(&StoreQuery) -> Result<Value, StoreRefusal> + Send + Sync>;
 
+/// Takes snapshots of the named service's tasks and says what was taken, or why not.
+pub type TakeSnapshots = Arc<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;
+
 /// What the server serves.
 #[derive(Clone)]
 pub struct Served {
     pub registry: Arc<dyn Registry>,
     /// The embedded log, if this process owns it.
     pub log: Option<Arc<EmbeddedLog>>,
-    /// What `LOG_PATH` wants.
+    /// What `LOG_PATH` and `SNAPSHOT_PATH` want.
     pub token: String,
     /// Metrics in Prometheus' text format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
@@ -87,6 +92,8 @@ pub struct Served {
     pub services: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Entries of stores, for `STORES_PATH`.
     pub stores: AnswerStores,
+    /// Takes snapshots of a service's tasks, as `SNAPSHOT_PATH` answers it.
+    pub snapshot: TakeSnapshots,
     /// Whether all services are at work.
     pub healthy: Arc<dyn Fn() -> bool + Send + Sync>,
 }
@@ -172,6 +179,7 @@ fn router(app: App) -> Router {
             LOG_PATH,
             post(log).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(from_fn_with_state(app.clone(), admit)),
         )
+        .route(SNAPSHOT_PATH, post(snapshot).layer(from_fn_with_state(app.clone(), admit)))
         .merge(registry::routes())
         .fallback(async || {
             (StatusCode::NOT_FOUND, axum::Json(json!({"error_code": 404, "message": "HTTP 404 Not Found"})))
@@ -231,6 +239,14 @@ async fn log(State(app): State<App>, body: Bytes) -> Response {
     match answer {
         Ok(Some(answer)) => ([(header::CONTENT_TYPE, "application/octet-stream")], answer).into_response(),
         Ok(None) => (StatusCode::NOT_FOUND, "this process does not own an embedded log\n").into_response(),
+        Err(response) => response,
+    }
+}
+
+async fn snapshot(State(app): State<App>, service: String) -> Response {
+    match app.blocking(move |served| (served.snapshot)(&service)).await {
+        Ok(Ok(taken)) => axum::Json(taken).into_response(),
+        Ok(Err(reason)) => (StatusCode::CONFLICT, reason).into_response(),
         Err(response) => response,
     }
 }

@@ -16,7 +16,6 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use engram_schemas::codec::{Decoder, Encoder};
@@ -30,6 +29,8 @@ use crate::log::{CommitError, LogError, Membership, TopicPartition};
 use crate::manifest;
 use crate::outbox::{Outbox, SharedOutbox};
 use crate::processor::{ProcessError, Service};
+use crate::restore::Restore;
+use crate::status::WorkerStatus;
 use crate::store::{Budget, Order, OwnedEntry, StoreError};
 use crate::task::{Task, TaskOptions};
 
@@ -279,23 +280,33 @@ impl Driver {
     }
 
     fn open(&mut self) -> Result<(), ProcessError> {
-        for number in 0..self.committed.len() {
-            let positions = self.positions(number);
-            let (task, _) = Task::open(
+        let numbers: Vec<i32> = (0..self.committed.len() as i32).collect();
+        let (clock, status, stores) = (self.hand.clock(), WorkerStatus::default(), folder());
+        let restore = Restore {
+            service: self.service.name,
+            log: &self.log,
+            clock: &clock,
+            budget: &self.budget,
+            stores: &stores,
+            snapshots: None,
+            standby: None,
+            status: &status,
+            threads: false,
+        };
+        let opened = restore.open_all(&numbers, || Ok::<_, ProcessError>(true))?.expect("nobody breaks it off");
+        for (number, opened) in opened.into_iter().enumerate() {
+            let task = Task::open(
                 &self.service,
                 number as i32,
-                &positions,
+                &self.positions(number),
+                opened.files,
                 &TaskOptions {
-                    log: &self.log,
                     registry: &self.registry,
                     outbox: &self.outbox,
-                    clock: &self.hand.clock(),
-                    budget: &self.budget,
-                    stores: folder(),
+                    clock: &clock,
                     cache_bytes_max: self.cache_bytes_max,
                     partitions: self.partitions,
                     dead_letter_partitions: self.partitions,
-                    stop: &AtomicBool::new(false),
                 },
             )?;
             self.tasks.push(task);

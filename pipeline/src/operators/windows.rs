@@ -129,13 +129,13 @@ impl<K: Codec + Clone, V, A: Codec + Default> WindowedAggregate<K, V, A> {
             }
             is_late = false;
             let at = (key.clone(), window.start_ms);
-            let store = context.store(self.store);
-            let mut total = self.state.get(store, &at)?.map_or_else(A::default, |(_, total)| total);
-            (self.fold)(&mut total, value);
-            self.state.put(store, &at, due, &total)?;
-            if self.options.emit == EmitStrategy::OnWindowUpdate {
-                self.results.push(Windowed { key: at.0, window, value: total });
-            }
+            let (store, fold, results) = (context.store(self.store), self.fold, &mut self.results);
+            let told = |value| {
+                if self.options.emit == EmitStrategy::OnWindowUpdate {
+                    results.push(Windowed { key: key.clone(), window, value });
+                }
+            };
+            self.state.fold(store, &at, due, |total| fold(total, value), told)?;
         }
         if is_late {
             self.options.late.send(self.options.name, input, context)?;

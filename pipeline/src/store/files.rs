@@ -3,6 +3,7 @@
 //! One database a task, one column family, no write-ahead log. RocksDB flushes memtables in the order in which they were
 //! filled, and a write batch never spans two, so after a crash the database is what it was right after some commit.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,27 +11,39 @@ use std::time::Duration;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Env, Error, ErrorKind,
-    IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter, WriteBatch, WriteBufferManager,
+    WriteOptions,
 };
 
-use super::{META, Order, StoreError};
+use super::{META, Order, Run, StoreError};
 use crate::clock::{Clock, Moment};
 use crate::log::embedded::is_lock_conflict;
+use crate::restore::TASKS_AT_ONCE;
 
 const POSITION: &[u8] = &[META, b'p', b'o', b's', b'i', b't', b'i', b'o', b'n'];
 
 /// When a batch was applied last, ms since the epoch.
 const WRITTEN: &[u8] = &[META, b'w', b'r', b'i', b't', b't', b'e', b'n'];
 
+/// Where the last commit left the inputs.
+const INPUTS: &[u8] = &[META, b'i', b'n', b'p', b'u', b't', b's'];
+
 /// What is in memory is written to files this often, so that a killed process has at most so much to read again from its
 /// changelogs.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// SUBTLE: a bulk load leaves many files in level 0, which compactions then work off behind the running task. With RocksDB's
+/// own triggers (20, 36) the task's first writes would wait for them.
+const LEVEL0_FILES: (i32, i32) = (64, 128);
+/// Compactions rest during a bulk load, until it has made so many files: then reads would become too slow.
+const LOADED_FILES_MAX: u64 = 40;
 
 /// The size of the write-ahead log, which is not used, at which a checkpoint flushes what is in memory.
 const NEVER_FLUSH: u64 = u64::MAX;
 
 /// The memory that all RocksDBs of a process share.
 pub struct Budget {
+    bytes: usize,
     cache: Cache,
     write_buffers: WriteBufferManager,
     /// `None`: the disk.
@@ -41,6 +54,7 @@ impl Budget {
     /// `bytes` in all: half for blocks read, half for writes not yet flushed.
     pub fn new(bytes: usize) -> Self {
         Self {
+            bytes,
             cache: Cache::new_lru_cache(bytes / 2),
             // No stall: when over the budget, RocksDB flushes early.
             write_buffers: WriteBufferManager::new_write_buffer_manager(bytes / 2, false),
@@ -53,12 +67,20 @@ impl Budget {
         let env = Env::mem_env().map_err(|error| to_store_error(Path::new("memory"), &error))?;
         Ok(Self { memory: Some(env), ..Self::new(bytes) })
     }
+
+    /// Records of a changelog that a bulk load gathers before it writes them. Tasks that are restored at a time, each with
+    /// one run being filled and one being written, take about the budget, most of which is not in use then.
+    fn run_bytes(&self) -> usize {
+        (self.bytes / (2 * TASKS_AT_ONCE)).clamp(4 << 20, 64 << 20)
+    }
 }
 
 /// The database of one task.
 pub struct Files {
     db: DB,
     path: PathBuf,
+    options: Options,
+    run_bytes: usize,
     write: WriteOptions,
     clock: Clock,
     flushed: Mutex<Moment>,
@@ -81,29 +103,44 @@ impl Files {
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
+        options.set_level_zero_slowdown_writes_trigger(LEVEL0_FILES.0);
+        options.set_level_zero_stop_writes_trigger(LEVEL0_FILES.1);
         options.set_block_based_table_factory(&block_options(&budget.cache));
         if let Some(memory) = &budget.memory {
             options.set_env(memory);
         }
         let db = DB::open(&options, path).map_err(|error| to_store_error(path, &error))?;
-        Ok(Self::from_db(db, path, clock.clone()))
+        Ok(Self { run_bytes: budget.run_bytes(), ..Self::from_db(db, path, options, clock.clone()) })
+    }
+
+    /// Whether a task has files there.
+    pub fn exist(path: &Path) -> bool {
+        path.join("CURRENT").exists()
     }
 
     /// Opens the task's database for reading while its task may be running in another process.
     ///
     /// `scratch` is a folder for RocksDB's own log files.
     pub fn open_beside(path: &Path, scratch: &Path) -> Result<Self, StoreError> {
-        let db =
-            DB::open_as_secondary(&Options::default(), path, scratch).map_err(|error| to_store_error(path, &error))?;
-        Ok(Self::from_db(db, path, Clock::default()))
+        let options = Options::default();
+        let db = DB::open_as_secondary(&options, path, scratch).map_err(|error| to_store_error(path, &error))?;
+        Ok(Self::from_db(db, path, options, Clock::default()))
     }
 
-    fn from_db(db: DB, path: &Path, clock: Clock) -> Self {
+    /// Opens a database that nobody writes to, for reading.
+    pub fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        let mut options = Options::default();
+        options.set_keep_log_file_num(1);
+        let db = DB::open_for_read_only(&options, path, false).map_err(|error| to_store_error(path, &error))?;
+        Ok(Self::from_db(db, path, options, Clock::default()))
+    }
+
+    fn from_db(db: DB, path: &Path, options: Options, clock: Clock) -> Self {
         let mut write = WriteOptions::default();
         // The changelog is the log.
         write.disable_wal(true);
         let flushed = Mutex::new(clock.now());
-        Self { db, path: path.to_owned(), write, clock, flushed }
+        Self { db, path: path.to_owned(), options, run_bytes: 0, write, clock, flushed }
     }
 
     pub fn path(&self) -> &Path {
@@ -144,6 +181,14 @@ impl Files {
         self.number(WRITTEN)
     }
 
+    /// Where commit `sequence` left the inputs, by topic; empty if that is not known.
+    pub fn inputs(&self, sequence: i64) -> Result<BTreeMap<String, i64>, StoreError> {
+        let stored =
+            self.get(INPUTS)?.and_then(|bytes| serde_json::from_slice::<(i64, BTreeMap<String, i64>)>(&bytes).ok());
+        // One that is older was followed by commits that came by the changelog, which does not tell.
+        Ok(stored.filter(|(of, _)| *of == sequence).map(|(_, inputs)| inputs).unwrap_or_default())
+    }
+
     fn number(&self, key: &[u8]) -> Result<Option<i64>, StoreError> {
         let Some(bytes) = self.get(key)? else { return Ok(None) };
         let number = <[u8; 8]>::try_from(bytes.as_slice()).map(i64::from_be_bytes);
@@ -165,6 +210,53 @@ impl Files {
         }
         *flushed = self.clock.now();
         self.flush()
+    }
+
+    /// Bytes that a run for `load` should have.
+    pub fn run_bytes(&self) -> usize {
+        self.run_bytes
+    }
+
+    /// As `apply`, for many changes at once: they become a file of RocksDB's own, beside memtables and their flushes.
+    ///
+    /// A crash leaves the database at the position of the last run loaded, or at this one.
+    pub fn load(&self, mut run: Run, position: i64) -> Result<(), StoreError> {
+        run.set(POSITION, Some(&position.to_be_bytes()));
+        run.set(WRITTEN, Some(&self.clock.now_ms().to_be_bytes()));
+        // No name that RocksDB would take for its own. It links the file under one, and removes this.
+        let path = self.path.join("loading");
+        let write = || {
+            let mut writer = SstFileWriter::create(&self.options);
+            writer.open(&path)?;
+            run.visit_sorted(|key, value| match value {
+                Some(value) => writer.put(key, value),
+                None => writer.delete(key),
+            })?;
+            writer.finish()?;
+            let mut options = IngestExternalFileOptions::default();
+            options.set_move_files(true);
+            options.set_snapshot_consistency(false);
+            self.db.ingest_external_file_opts(&options, vec![&path])
+        };
+        write().map_err(|error| self.error(&error))
+    }
+
+    /// Lets compactions rest while a bulk load runs, unless it has made too many files already.
+    pub fn loading(&self, loading: bool) -> Result<(), StoreError> {
+        let files = self.db.property_int_value("rocksdb.num-files-at-level0").ok().flatten().unwrap_or(0);
+        let rest = if loading && files < LOADED_FILES_MAX { "true" } else { "false" };
+        self.db.set_options(&[("disable_auto_compactions", rest)]).map_err(|error| self.error(&error))
+    }
+
+    /// Makes `to`, a new folder on the same disk, a copy as of some commit: what is in memory is flushed, then files are
+    /// hard links. May be called on any thread, while the task goes on writing.
+    ///
+    /// SUBTLE: it is at a commit without anyone waiting for it: each commit is one write batch, and the copy is a prefix
+    /// of those, as what is on disk after a crash is. Which commit, the copy itself tells.
+    pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        Checkpoint::new(&self.db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint(to))
+            .map_err(|error| self.error(&error))
     }
 
     /// Copies (by hard links) to a new folder what is in files by now, which is what a process killed at this moment leaves.
@@ -193,6 +285,16 @@ impl Changes {
             Some(value) => self.0.put(key, value),
             None => self.0.delete(key),
         }
+    }
+
+    /// Where commit `sequence` leaves the inputs, for snapshots.
+    pub fn set_inputs<'a>(&mut self, sequence: i64, inputs: impl Iterator<Item = (&'a str, i64)>) {
+        let inputs: BTreeMap<&str, i64> = inputs.collect();
+        self.0.put(INPUTS, serde_json::to_vec(&(sequence, inputs)).expect("names and numbers have a JSON form"));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub fn size_in_bytes(&self) -> usize {

@@ -14,6 +14,7 @@ mod cache;
 pub mod codec;
 mod files;
 mod query;
+mod run;
 #[cfg(test)]
 mod tests;
 mod timed;
@@ -25,6 +26,7 @@ use crate::log::LogError;
 pub use cache::{Order, Store};
 pub use files::{Budget, Changes, Files};
 pub use query::Query;
+pub use run::Run;
 pub(crate) use timed::unreadable;
 pub use timed::{Due, TimedStore};
 
@@ -61,6 +63,7 @@ pub struct StoreSpec {
 /// ```text
 /// 0x00 "position"        next offset of the changelog to restore from (i64, big endian); RocksDB only
 /// 0x00 "written"         when that was (ms since the epoch, i64, big endian); RocksDB only
+/// 0x00 "inputs"          where commit (sequence, by topic) left the inputs, JSON; RocksDB only
 /// 0x00 "commit"          sequence and digest of the last commit, see `manifest`
 /// 0x01.. key             entry of the first, second, ... store
 /// ```

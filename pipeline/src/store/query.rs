@@ -35,6 +35,21 @@ impl Query {
         Ok(Self { files, newer, position })
     }
 
+    /// What is on disk here, of a running task or a standby, as it is: without asking its changelog for more. Also returns
+    /// how many offsets of the changelog it is behind.
+    pub fn open_stale(
+        log: &dyn Log,
+        changelog: &TopicPartition,
+        path: &Path,
+        scratch: &Path,
+    ) -> Result<(Self, i64), StoreError> {
+        let files = open_files(path, scratch)?;
+        let position = files.as_ref().map_or(Ok(0), Files::position)?;
+        let range = log.offsets(std::slice::from_ref(changelog))?[0];
+        let behind = (range.stable - position.max(range.first)).max(0);
+        Ok((Self { files, newer: BTreeMap::new(), position }, behind))
+    }
+
     /// The changelog position of this state.
     pub fn position(&self) -> i64 {
         self.position

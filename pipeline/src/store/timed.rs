@@ -61,15 +61,57 @@ impl<K: Codec, V: Codec> TimedStore<K, V> {
         due.write(&mut self.value);
         value.write(&mut self.value);
         store.put(&self.key, &self.value)?;
-        if before != Some(due) {
-            if let Some(before) = before {
-                self.due_key(before, key);
-                store.delete(&self.key)?;
+        self.is_due(store, key, before, due)
+    }
+
+    /// Changes the entry, or a default one if there is none, with one look-up where its time stays. `told` gets what it is
+    /// then.
+    pub fn fold(
+        &mut self,
+        store: &mut Store,
+        key: &K,
+        due: i64,
+        change: impl FnOnce(&mut V),
+        told: impl FnOnce(V),
+    ) -> Result<(), StoreError>
+    where
+        V: Default,
+    {
+        self.entry_key(key);
+        let mut before = Ok(None);
+        store.update(&self.key, |bytes| {
+            let mut value = V::default();
+            if !bytes.is_empty() {
+                match read_entry(bytes) {
+                    Ok((due, found)) => (before, value) = (Ok(Some(due)), found),
+                    Err(error) => {
+                        before = Err(error);
+                        return true;
+                    }
+                }
             }
-            self.due_key(due, key);
-            store.put(&self.key, &[])?;
-            self.earliest = self.earliest(store).min(due);
+            change(&mut value);
+            bytes.clear();
+            due.write(bytes);
+            value.write(bytes);
+            told(value);
+            true
+        })?;
+        self.is_due(store, key, before?, due)
+    }
+
+    /// Notes when an entry is due, if that has changed.
+    fn is_due(&mut self, store: &mut Store, key: &K, before: Option<i64>, due: i64) -> Result<(), StoreError> {
+        if before == Some(due) {
+            return Ok(());
         }
+        if let Some(before) = before {
+            self.due_key(before, key);
+            store.delete(&self.key)?;
+        }
+        self.due_key(due, key);
+        store.put(&self.key, &[])?;
+        self.earliest = self.earliest(store).min(due);
         Ok(())
     }
 

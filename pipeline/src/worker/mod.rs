@@ -6,7 +6,6 @@
 //! INVARIANT: nothing is committed for a task after the group has taken it away.
 
 mod options;
-mod restore;
 mod run;
 
 use std::cell::RefCell;
@@ -27,6 +26,7 @@ use crate::log::{
 use crate::manifest;
 use crate::outbox::{Outbox, SharedOutbox};
 use crate::processor::ProcessError;
+use crate::restore::Restore;
 use crate::task::{Task, TaskOptions};
 
 pub use crate::committer::{CommitTimes, Overlap};
@@ -345,6 +345,7 @@ impl Worker {
         let closed = self.tasks.extract_if(.., |task| takes(task)).count();
         self.held.retain(|(held, _)| !partitions.contains(held));
         self.arrange();
+        self.tell_standby(&[]);
         self.options.status.unassigned();
         self.consumer.release(partitions)?;
         // Also when a task was closed of which an input stays: what was read of that is to be read again.
@@ -356,31 +357,44 @@ impl Worker {
 
     /// Opens the tasks of which all inputs are here.
     fn open_tasks(&mut self) -> Result<(), ProcessError> {
-        let (tasks, restored) = loop {
+        let options = self.options.clone();
+        let (tasks, opened) = loop {
             let tasks = self.complete();
             let numbers: Vec<i32> = tasks.iter().map(|(number, _)| *number).collect();
-            // A simulation has one thread: there each task is restored as it is opened.
-            if numbers.is_empty() || self.options.commit.overlap != Overlap::Thread {
-                break (tasks, Vec::new());
-            }
+            self.tell_standby(&numbers);
             let mut change = None;
-            let restored = restore::restore_all(&self.options, &numbers, || {
+            let opened = restore(&options).open_all(&numbers, || {
                 change = self.consumer.poll_group()?;
-                Ok(change.is_none() && !self.options.stop.load(Ordering::Relaxed))
+                Ok::<_, ProcessError>(change.is_none() && !options.stop.load(Ordering::Relaxed))
             })?;
-            match (restored, change) {
-                (Some(restored), None) => break (tasks, restored),
+            match (opened, change) {
+                (Some(opened), None) => break (tasks, opened),
+                // What was restored stays on disk.
                 (_, Some(change)) => self.rebalance(change)?,
                 (None, None) => return Ok(()),
             }
         };
-        for (index, (number, positions)) in tasks.into_iter().enumerate() {
-            let before = restored.get(index).map_or(0, |restored| restored.records);
-            self.open_task(number, &positions, before)?;
+        for ((number, positions), opened) in tasks.into_iter().zip(opened) {
+            options.status.restored(opened.restored.records);
+            options.status.opened(number, &opened.files);
+            self.tasks.push(Task::open(
+                &options.service,
+                number,
+                &positions,
+                opened.files,
+                &TaskOptions {
+                    registry: &options.registry,
+                    outbox: &self.outbox,
+                    clock: &options.clock,
+                    cache_bytes_max: options.cache_bytes_max,
+                    partitions: self.partitions,
+                    dead_letter_partitions: self.dead_letter_partitions,
+                },
+            )?);
         }
         self.arrange();
-        self.last_commit = self.options.clock.now();
-        self.options.status.assigned(self.tasks.iter().map(Task::partition).collect());
+        self.last_commit = options.clock.now();
+        options.status.assigned(self.tasks.iter().map(Task::partition).collect());
         Ok(())
     }
 
@@ -397,44 +411,12 @@ impl Worker {
         closed.filter_map(|number| Some((number, inputs(number)?))).collect()
     }
 
-    fn open_task(
-        &mut self,
-        number: i32,
-        positions: &[(TopicPartition, i64)],
-        restored_before: u64,
-    ) -> Result<(), ProcessError> {
-        let options = &self.options;
-        let (task, restored) = Task::open(
-            &options.service,
-            number,
-            positions,
-            &TaskOptions {
-                log: &*options.log,
-                registry: &options.registry,
-                outbox: &self.outbox,
-                clock: &options.clock,
-                budget: &options.budget,
-                stores: options.stores.clone(),
-                cache_bytes_max: options.cache_bytes_max,
-                partitions: self.partitions,
-                dead_letter_partitions: self.dead_letter_partitions,
-                stop: &options.stop,
-            },
-        )?;
-        let restored_records = restored_before + restored.records;
-        options.status.restored(restored_records);
-        metrics::counter!("engram_restored_records_total", "service" => options.service.name)
-            .increment(restored_records);
-        tracing::info!(
-            service = options.service.name,
-            task = number,
-            restored_records,
-            changelog_position = restored.position,
-            "task opened"
-        );
-        options.status.opened(number, task.files());
-        self.tasks.push(task);
-        Ok(())
+    /// Tells the warm copies which tasks are this worker's: those that are open, and these.
+    fn tell_standby(&self, opening: &[i32]) {
+        if let Some(standby) = &self.options.standby {
+            let owned: Vec<i32> = self.tasks.iter().map(Task::partition).chain(opening.iter().copied()).collect();
+            standby.own(&self.options.instance, &owned);
+        }
     }
 
     /// Finds the inputs of all tasks among what is held.
@@ -442,6 +424,21 @@ impl Worker {
         let place = |input: &TopicPartition| self.held.iter().position(|(held, _)| held == input);
         let inputs = self.tasks.iter().flat_map(|task| task.queues()).map(|queue| &queue.partition);
         self.feeds = inputs.map(|input| place(input).expect("an open task holds its inputs")).collect();
+    }
+}
+
+/// How the tasks' files are opened.
+fn restore(options: &WorkerOptions) -> Restore<'_> {
+    Restore {
+        service: options.service.name,
+        log: &*options.log,
+        budget: &options.budget,
+        stores: &options.stores,
+        snapshots: options.snapshots.as_deref(),
+        standby: options.standby.as_deref(),
+        clock: &options.clock,
+        status: &options.status,
+        threads: options.commit.overlap == Overlap::Thread,
     }
 }
 

@@ -11,6 +11,8 @@ use crate::clock::Clock;
 use crate::committer::{CommitTimes, Overlap};
 use crate::log::Log;
 use crate::processor::Service;
+use crate::snapshot::Snapshots;
+use crate::standby::Standby;
 use crate::status::WorkerStatus;
 use crate::store::Budget;
 
@@ -60,6 +62,10 @@ pub struct WorkerOptions {
     pub budget: Arc<Budget>,
     /// Folder of the service's stores.
     pub stores: PathBuf,
+    /// Where the stores are copied to, and restored from.
+    pub snapshots: Option<Arc<Snapshots>>,
+    /// Warm copies of the tasks that others run.
+    pub standby: Option<Arc<Standby>>,
     pub cache_bytes_max: usize,
     /// The consumer group; the service's name by default.
     pub group: String,

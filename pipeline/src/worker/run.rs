@@ -20,6 +20,9 @@ pub fn run(options: &WorkerOptions) -> Result<(), ProcessError> {
         let started = clock.now();
         let outcome = Worker::start(options).and_then(|mut worker| worker.run());
         options.status.unassigned();
+        if let Some(standby) = &options.standby {
+            standby.own(&options.instance, &[]);
+        }
         let error = match outcome {
             Ok(()) => break Ok(()),
             Err(error) if !may_pass(&error) => break Err(error),

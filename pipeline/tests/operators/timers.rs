@@ -233,6 +233,8 @@ fn a_worker_fires_timers_while_nothing_comes() {
             clock: Clock::default(),
             budget: Arc::new(Budget::new(8 << 20)),
             stores: folder.path().to_owned(),
+            snapshots: None,
+            standby: None,
             cache_bytes_max: 10_000,
             instance: "test".to_owned(),
             static_membership: true,

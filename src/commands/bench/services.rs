@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use engram_pipeline::changelog;
 use engram_pipeline::clock::Clock;
-use engram_pipeline::log::TopicPartition;
 use engram_pipeline::processor::Service;
+use engram_pipeline::restore::Restore;
 use engram_pipeline::service::{self, Running};
 use engram_pipeline::status::WorkerStatus;
-use engram_pipeline::store::{Budget, Files};
+use engram_pipeline::store::Budget;
 use engram_pipeline::worker::{Guarantee, OnCommit, WorkerOptions};
 use engram_processors::activity::{self, ActivityConfig, Dimension};
 use engram_processors::passthrough;
@@ -153,6 +153,8 @@ pub fn start(
         clock: Clock::default(),
         budget: Arc::new(Budget::new(memory.stores_mib << 20)),
         stores: folder.join("stores").join(service.name),
+        snapshots: None,
+        standby: None,
         cache_bytes_max: memory.store_cache_mib << 20,
         instance: service.name.to_owned(),
         static_membership: false,
@@ -172,21 +174,22 @@ pub fn restore(bed: &Bed, measured: &Measured, folder: &Path) -> anyhow::Result<
     let topic = changelog::topic(measured.service);
     let read = load::consume(bed, &topic)?;
     let budget = Budget::new(bed.config.memory.stores_mib << 20);
-    let (started, cpu) = (Instant::now(), cpu_time());
-    let clock = Clock::default();
-    let (mut records, mut bytes) = (0, 0);
-    for partition in 0..bed.partitions {
-        let files = Files::open(&folder.join("restored").join(partition.to_string()), &budget, &clock)?;
-        let restored = changelog::restore(
-            &*bed.log,
-            &TopicPartition::new(topic.as_str(), partition),
-            &files,
-            &clock,
-            &AtomicBool::new(false),
-        )?;
-        records += restored.records;
-        bytes += restored.bytes;
-    }
-    let rate = Rate { records, bytes, elapsed: started.elapsed(), cpu: cpu_time() - cpu };
+    let restore = Restore {
+        service: measured.service,
+        log: &*bed.log,
+        clock: &Clock::default(),
+        budget: &budget,
+        stores: &folder.join("restored"),
+        snapshots: None,
+        standby: None,
+        status: &WorkerStatus::default(),
+        threads: true,
+    };
+    let cpu = cpu_time();
+    let (opened, elapsed) = super::restore::open(&restore, bed.partitions)?;
+    let (records, bytes) = opened
+        .iter()
+        .fold((0, 0), |(records, bytes), opened| (records + opened.restored.records, bytes + opened.restored.bytes));
+    let rate = Rate { records, bytes, elapsed, cpu: cpu_time() - cpu };
     Ok([read.figure("read a changelog, the log alone"), rate.figure("restore from that changelog")])
 }
