@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::values::Start;
+use crate::values::{Place, Start};
 
 /// Event-sourced streaming for applications in which people edit documents and a knowledge graph together.
 #[derive(Debug, Parser)]
@@ -60,6 +60,9 @@ pub enum Command {
     /// The state of a service's stores
     #[command(subcommand)]
     State(State),
+    /// Records that could not be processed: look at them, send them back
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// Let a service begin anew: forgets its positions, stores, changelog and outputs
     Reset(Reset),
     /// Measure
@@ -181,6 +184,62 @@ pub enum State {
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeadLetters {
+    /// The newest, in the order in which they were found
+    List {
+        #[command(flatten)]
+        filter: LetterFilter,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// One of them, in full
+    Show {
+        /// PARTITION:OFFSET, as `dead-letters list` shows it
+        place: Place,
+    },
+    /// Send records back to the topics that they came from, each once
+    Replay(Replay),
+}
+
+#[derive(Debug, Args)]
+pub struct LetterFilter {
+    /// Only those of this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only those with this cause, such as malformed
+    #[arg(long, value_name = "CAUSE")]
+    pub cause: Option<String>,
+    /// Where to begin: beginning, end, an offset of the topic dead-letters, or a time (RFC 3339)
+    #[arg(long, value_name = "WHERE", default_value = "beginning")]
+    pub from: Start,
+    /// Where to stop: end, an offset (exclusive), or a time
+    #[arg(long, value_name = "WHERE", default_value = "end")]
+    pub to: Start,
+}
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// PARTITION:OFFSET, as `dead-letters list` shows it
+    #[arg(value_name = "PLACE", required_unless_present = "all")]
+    pub places: Vec<Place>,
+    /// All that the filters let through and that were not sent back before
+    #[arg(long, conflicts_with = "places")]
+    pub all: bool,
+    #[command(flatten)]
+    pub filter: LetterFilter,
+    /// Send this JSON instead of the record's value, checked against the topic's schema; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub value: Option<PathBuf>,
+    /// Full name of the mended value's type, where the topic takes several
+    #[arg(long = "type", value_name = "NAME", requires = "value")]
+    pub event_type: Option<String>,
+    /// Also what was sent back before
+    #[arg(long)]
+    pub again: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod consume;
+mod dead_letters;
 mod ingest;
 mod lag;
 mod produce;
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Services => services::run(global),
         Command::Lag => lag::run(global),
         Command::State(command) => state::run(global, &command),
+        Command::DeadLetters(command) => dead_letters::run(global, &command),
         Command::Reset(args) => reset::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),
     }
