@@ -179,6 +179,7 @@ impl Config {
             interval: Duration::from_millis(self.commit.interval as u64),
             records_max: self.commit.records_max,
             bytes_max: self.commit.bytes_max,
+            ..CommitOptions::default()
         })
     }
 

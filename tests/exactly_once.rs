@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use engram_pipeline::changelog;
+use engram_pipeline::clock::Clock;
 use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{Cleanup, Log, NewRecord, ProducerOptions, TopicPartition, TopicSpec};
@@ -387,7 +388,7 @@ fn check_manifests_and_stores(bed: &Bed, stores: &[std::path::PathBuf]) -> usize
                 None => folded.remove(&key),
             };
         }
-        let files = Files::open(store, &Budget::new(32 << 20)).expect("the store opens");
+        let files = Files::open(store, &Budget::new(32 << 20), &Clock::default()).expect("the store opens");
         let mut stored: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         for prefix in 0..=4 {
             for entry in files.all(prefix) {

@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::log::{Log, LogError, TOMBSTONE_RETENTION_MS, TopicPartition};
 use crate::store::{Changes, Files, StoreError};
 
@@ -44,6 +44,7 @@ pub fn restore(
     log: &dyn Log,
     partition: &TopicPartition,
     files: &Files,
+    clock: &Clock,
     stop: &AtomicBool,
 ) -> Result<Restored, StoreError> {
     let start = files.position()?;
@@ -60,7 +61,7 @@ pub fn restore(
     }
     if start < range.end
         && let Some(written_ms) = files.written_ms()?
-        && clock::now_ms() - written_ms > TOMBSTONE_RETENTION_MS / 2
+        && clock.now_ms() - written_ms > TOMBSTONE_RETENTION_MS / 2
     {
         return Err(StoreError::Damaged {
             path: files.path().display().to_string(),

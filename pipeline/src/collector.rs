@@ -1,23 +1,20 @@
-//! A task's outputs on their way to the log: written into the worker's open transaction as they are emitted, counted and
-//! digested for the manifest.
+//! A task's outputs on their way to the log: written into the worker's outbox as they are emitted, counted and digested for
+//! the manifest.
 
-use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::clock;
-use crate::log::{LogError, NewRecord, Producer, TopicPartition};
+use crate::clock::Clock;
+use crate::log::{LogError, NewRecord, TopicPartition};
+use crate::outbox::SharedOutbox;
 use crate::processor::Output;
-
-/// The worker's producer, shared by its tasks; all of them live on the worker's thread.
-pub type SharedProducer = Rc<RefCell<Box<dyn Producer>>>;
 
 /// Collects what one task writes between two commits.
 pub struct Collector {
-    producer: SharedProducer,
+    outbox: SharedOutbox,
+    clock: Clock,
     outputs: Vec<Output>,
     source: String,
     /// The record being processed, or the last one: what the next output is caused by.
@@ -41,9 +38,10 @@ pub struct Collected {
 }
 
 impl Collector {
-    pub fn new(producer: SharedProducer, service: &str, partition: i32, outputs: Vec<Output>) -> Self {
+    pub fn new(outbox: SharedOutbox, clock: Clock, service: &str, partition: i32, outputs: Vec<Output>) -> Self {
         Self {
-            producer,
+            outbox,
+            clock,
             outputs,
             source: format!("engram/{service}/{partition}"),
             cause: None,
@@ -94,9 +92,9 @@ impl Collector {
         digest_bytes(&mut self.digest, key);
         digest_bytes(&mut self.digest, value);
         let record = NewRecord { topic, partition, timestamp_ms, key, value, headers: &[] };
-        let mut producer = self.producer.borrow_mut();
+        let mut outbox = self.outbox.borrow_mut();
         match event {
-            None => producer.write(&record, false)?,
+            None => outbox.write(&record, false)?,
             Some(event) => {
                 self.id.clear();
                 write!(self.id, "{}-{}", self.sequence, self.written).expect("strings take everything");
@@ -111,7 +109,7 @@ impl Collector {
                     ("ce_source", Some(self.source.as_bytes())),
                     ("causation", Some(self.causation.as_bytes())),
                 ];
-                producer.write(&NewRecord { headers: &headers, ..record }, false)?;
+                outbox.write(&NewRecord { headers: &headers, ..record }, false)?;
             }
         }
         self.written += 1;
@@ -131,7 +129,7 @@ impl Collector {
     }
 
     pub fn wall_clock_ms(&mut self) -> i64 {
-        let now = clock::now_ms();
+        let now = self.clock.now_ms();
         self.wall_clock.push(now);
         now
     }

@@ -7,10 +7,10 @@ use engram_schemas::codec::Encoder;
 use engram_schemas::dead_letter::{DeadLetter, Header};
 use engram_schemas::registry::{Registry, RegistryError};
 
-use crate::clock;
-use crate::collector::SharedProducer;
+use crate::clock::Clock;
 use crate::log::kafka::MESSAGE_BYTES_MAX;
 use crate::log::{Cleanup, LogError, NewRecord, RecordRef, TopicPartition, TopicSpec};
+use crate::outbox::SharedOutbox;
 
 /// The topic of dead letters.
 pub const TOPIC: &str = "dead-letters";
@@ -43,7 +43,8 @@ pub struct Cause<'a> {
 
 /// Writes a task's dead letters.
 pub struct DeadLetters {
-    producer: SharedProducer,
+    outbox: SharedOutbox,
+    clock: Clock,
     encoder: Encoder<DeadLetter>,
     service: String,
     partition: i32,
@@ -53,13 +54,14 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// `partition` of the topic takes the letters of this task.
     pub fn new(
-        producer: SharedProducer,
+        outbox: SharedOutbox,
+        clock: Clock,
         registry: &Arc<dyn Registry>,
         service: &str,
         partition: i32,
     ) -> Result<Self, RegistryError> {
         let encoder = Encoder::register(&**registry, TOPIC)?;
-        Ok(Self { producer, encoder, service: service.to_owned(), partition, buffer: Vec::new() })
+        Ok(Self { outbox, clock, encoder, service: service.to_owned(), partition, buffer: Vec::new() })
     }
 
     pub fn send(
@@ -92,7 +94,7 @@ impl DeadLetters {
             headers: headers.into_iter().map(|header| Header { key: header.key, value: header.value }).collect(),
             cause: cause.code.to_owned(),
             detail,
-            time: clock::now_ms(),
+            time: self.clock.now_ms(),
             whole: is_whole,
         };
         self.encoder
@@ -106,6 +108,6 @@ impl DeadLetters {
             value: Some(&self.buffer),
             headers: &[("ce_specversion", Some(b"1.0")), ("ce_type", Some(b"engram.pipeline.DeadLetter"))],
         };
-        self.producer.borrow_mut().write(&record, false)
+        self.outbox.borrow_mut().write(&record, false)
     }
 }

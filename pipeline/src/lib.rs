@@ -9,8 +9,10 @@ pub mod service;
 
 pub mod changelog;
 pub mod collector;
+pub mod committer;
 pub mod dead_letter;
 pub mod manifest;
+pub mod outbox;
 pub mod processor;
 pub mod queue;
 pub mod status;

@@ -83,14 +83,13 @@ pub struct About<'a> {
     pub service: &'a str,
     pub partition: i32,
     pub changelog: &'a str,
-    pub changelog_end: i64,
     pub state_changes: i64,
     pub previous: LastCommit,
     pub this: LastCommit,
     pub schema_ids: &'a [i32],
 }
 
-/// Puts the manifest of a commit together.
+/// Puts the manifest of a commit together, but for the end of the changelog: 0 until that is known.
 pub fn manifest(about: &About<'_>, taken: &mut Taken, queues: &[RecordQueue], collected: Collected) -> Manifest {
     let inputs = queues.iter().zip(&taken.from).map(|(queue, &from)| InputRange {
         topic: queue.partition.topic.to_string(),
@@ -104,11 +103,7 @@ pub fn manifest(about: &About<'_>, taken: &mut Taken, queues: &[RecordQueue], co
         sequence: about.this.sequence,
         inputs: inputs.collect(),
         interleaving: std::mem::take(&mut taken.runs),
-        changelog: vec![ChangelogEnd {
-            topic: about.changelog.to_owned(),
-            partition: about.partition,
-            end: about.changelog_end,
-        }],
+        changelog: vec![ChangelogEnd { topic: about.changelog.to_owned(), partition: about.partition, end: 0 }],
         wall_clock: collected.wall_clock,
         timers: Vec::new(),
         seed: 0,

@@ -1,27 +1,28 @@
 //! A task: one partition of a service, with its stores and its processor. It has one owner, its worker.
 //!
 //! ```text
-//! open (restore stores) -> running -> prepare_commit -> write_manifest -> committed -> running ...
-//!                             ^                                       \-> aborted --'
+//! open (restore stores) -> running -> prepare_commit -> running, the commit under way -> committed -> running ...
+//!                             ^                                                      \-> aborted --'
 //!                             '--- dropped at revocation, after a last commit, or at once when lost
 //! ```
 //!
 //! INVARIANT: between two commits nothing but this struct changes: state changes are in the stores' caches, outputs in the
-//! open transaction. So `aborted` only has to forget.
+//! outbox. So `aborted` only has to forget.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use engram_schemas::codec::Encoder;
-use engram_schemas::manifest::Manifest;
 use engram_schemas::registry::Registry;
 
 use crate::changelog::{self, Restored};
-use crate::collector::{Collector, SharedProducer};
+use crate::clock::Clock;
+use crate::collector::Collector;
+use crate::committer::PreparedTask;
 use crate::dead_letter::{Cause, DeadLetters, RECORD_BYTES_MAX};
 use crate::log::{Fetched, Log, LogError, NewRecord, TopicPartition};
 use crate::manifest::{self, About, LastCommit, Taken};
+use crate::outbox::SharedOutbox;
 use crate::processor::{Context, Input, ProcessError, Processor, Service, TaskSetup};
 use crate::queue::RecordQueue;
 use crate::store::{Budget, Changes, Files, Store, StoreError, prefix};
@@ -30,7 +31,8 @@ use crate::store::{Budget, Changes, Files, Store, StoreError, prefix};
 pub struct TaskOptions<'a> {
     pub log: &'a dyn Log,
     pub registry: &'a Arc<dyn Registry>,
-    pub producer: &'a SharedProducer,
+    pub outbox: &'a SharedOutbox,
+    pub clock: &'a Clock,
     pub budget: &'a Budget,
     /// Folder of the service's stores; the task's own is named by its partition.
     pub stores: PathBuf,
@@ -52,21 +54,15 @@ pub struct Task {
     files: Arc<Files>,
     collector: Collector,
     dead_letters: DeadLetters,
-    producer: SharedProducer,
-    manifests: Encoder<Manifest>,
-    changelog_topic: String,
+    outbox: SharedOutbox,
+    changelog: TopicPartition,
     manifest_topic: String,
     taken: Taken,
+    /// The commit that what is processed now follows.
     last: LastCommit,
-    /// The commit being prepared.
-    next: Option<Prepared>,
+    /// The last commit that is known to have happened: `last`, or the one before while that is under way.
+    settled: LastCommit,
     buffer: Vec<u8>,
-}
-
-struct Prepared {
-    this: LastCommit,
-    collected: crate::collector::Collected,
-    state_changes: i64,
 }
 
 impl Task {
@@ -77,10 +73,9 @@ impl Task {
         positions: &[(TopicPartition, i64)],
         options: &TaskOptions<'_>,
     ) -> Result<(Self, Restored), ProcessError> {
-        let files = Arc::new(Files::open(&options.stores.join(partition.to_string()), options.budget)?);
-        let changelog_topic = changelog::topic(service.name);
-        let changelog_partition = TopicPartition::new(changelog_topic.as_str(), partition);
-        let restored = changelog::restore(options.log, &changelog_partition, &files, options.stop)?;
+        let files = Arc::new(Files::open(&options.stores.join(partition.to_string()), options.budget, options.clock)?);
+        let changelog = TopicPartition::new(changelog::topic(service.name), partition);
+        let restored = changelog::restore(options.log, &changelog, &files, options.clock, options.stop)?;
         let last = match files.get(LastCommit::KEY)? {
             None => LastCommit::default(),
             Some(bytes) => LastCommit::from_bytes(&bytes).ok_or_else(|| StoreError::Damaged {
@@ -89,16 +84,15 @@ impl Task {
             })?,
         };
         let setup = TaskSetup { partition, partitions: options.partitions, registry: Arc::clone(options.registry) };
-        let manifest_topic = manifest::topic(service.name);
-        let register = |error: engram_schemas::registry::RegistryError| ProcessError::Retry(error.to_string());
-        let manifests = Encoder::register(&**options.registry, &manifest_topic).map_err(register)?;
         let dead_letters = DeadLetters::new(
-            options.producer.clone(),
+            options.outbox.clone(),
+            options.clock.clone(),
             options.registry,
             service.name,
             partition % options.dead_letter_partitions.max(1),
         )
-        .map_err(register)?;
+        .map_err(|error| ProcessError::Retry(error.to_string()))?;
+        let (outbox, clock) = (options.outbox.clone(), options.clock.clone());
         let stores = (0..service.stores.len())
             .map(|index| Store::new(prefix(index), Arc::clone(&files), options.cache_bytes_max))
             .collect();
@@ -109,15 +103,14 @@ impl Task {
             queues: positions.iter().map(|(input, position)| RecordQueue::new(input.clone(), *position)).collect(),
             stores,
             files,
-            collector: Collector::new(options.producer.clone(), service.name, partition, service.outputs.clone()),
+            collector: Collector::new(outbox, clock, service.name, partition, service.outputs.clone()),
             dead_letters,
-            producer: options.producer.clone(),
-            manifests,
-            changelog_topic,
-            manifest_topic,
+            outbox: options.outbox.clone(),
+            changelog,
+            manifest_topic: manifest::topic(service.name),
             taken: Taken::default(),
             last,
-            next: None,
+            settled: last,
             buffer: Vec::new(),
         };
         task.begin();
@@ -185,92 +178,73 @@ impl Task {
         self.queues.iter().all(RecordQueue::is_at_end)
     }
 
-    /// Writes the last outputs and the changelog into the transaction. One changelog record for each changed key.
-    pub fn prepare_commit(&mut self) -> Result<(), ProcessError> {
+    /// Writes the last outputs and the changelog into the transaction, one changelog record for each changed key; what is
+    /// processed from here on belongs to the next commit. `None`: no record was processed.
+    pub fn prepare_commit(&mut self) -> Result<Option<PreparedTask>, ProcessError> {
         if self.taken.records() == 0 {
-            return Ok(());
+            self.taken.begin(&self.queues);
+            return Ok(None);
         }
         let mut context =
             Context { stores: &mut self.stores, collector: &mut self.collector, partition: self.partition };
         self.processor.before_commit(&mut context)?;
-        let mut state_changes = 0;
+        let (mut changes, state_changes) = self.collect_changes()?;
+        let collected = self.collector.collected();
+        let this = LastCommit { sequence: self.last.sequence + 1, digest: collected.digest };
+        self.write_changelog(LastCommit::KEY, Some(&this.to_bytes()))?;
+        changes.set(LastCommit::KEY, Some(&this.to_bytes()));
+        let schema_ids: Vec<i32> = self.processor.schema_ids().into_iter().map(|id| id as i32).collect();
+        let about = About {
+            service: self.service.name,
+            partition: self.partition,
+            changelog: &self.changelog.topic,
+            state_changes,
+            previous: self.last,
+            this,
+            schema_ids: &schema_ids,
+        };
+        let manifest = manifest::manifest(&about, &mut self.taken, &self.queues, collected);
+        self.stores.iter_mut().for_each(Store::freeze);
+        self.last = this;
+        self.begin();
+        Ok(Some(PreparedTask {
+            changelog: self.changelog.clone(),
+            manifest,
+            manifest_topic: self.manifest_topic.clone(),
+            files: Arc::clone(&self.files),
+            changes,
+        }))
+    }
+
+    /// Writes the changes of the stores into the transaction and the digest, and gathers them for RocksDB: in key order,
+    /// in which RocksDB takes them much faster.
+    fn collect_changes(&mut self) -> Result<(Changes, i64), LogError> {
+        let (mut gathered, mut count) = (Changes::default(), 0);
         for store in &self.stores {
-            for (key, value) in store.changes() {
+            let mut sorted: Vec<_> = store.changes().collect();
+            sorted.sort_unstable_by_key(|(key, _)| *key);
+            for (key, value) in sorted {
                 self.buffer.clear();
                 self.buffer.push(store.prefix());
                 self.buffer.extend_from_slice(key);
                 self.collector.digest_change(&self.buffer, value);
                 self.write_changelog(&self.buffer, value)?;
-                state_changes += 1;
+                gathered.set(&self.buffer, value);
+                count += 1;
             }
         }
-        let collected = self.collector.collected();
-        let this = LastCommit { sequence: self.last.sequence + 1, digest: collected.digest };
-        self.write_changelog(LastCommit::KEY, Some(&this.to_bytes()))?;
-        self.next = Some(Prepared { this, collected, state_changes });
-        Ok(())
+        Ok((gathered, count))
     }
 
-    /// Writes the manifest into the transaction, now that the end of the changelog is known.
-    pub fn write_manifest(&mut self, changelog_ends: &[(TopicPartition, i64)]) -> Result<(), ProcessError> {
-        let Some(prepared) = &mut self.next else { return Ok(()) };
-        let schema_ids: Vec<i32> = self.processor.schema_ids().into_iter().map(|id| id as i32).collect();
-        let about = About {
-            service: self.service.name,
-            partition: self.partition,
-            changelog: &self.changelog_topic,
-            changelog_end: changelog_end(changelog_ends, &self.changelog_topic, self.partition)?,
-            state_changes: prepared.state_changes,
-            previous: self.last,
-            this: prepared.this,
-            schema_ids: &schema_ids,
-        };
-        let collected = crate::collector::Collected {
-            wall_clock: std::mem::take(&mut prepared.collected.wall_clock),
-            ..prepared.collected
-        };
-        let manifest = manifest::manifest(&about, &mut self.taken, &self.queues, collected);
-        self.manifests
-            .encode(&manifest, &mut self.buffer)
-            .map_err(|error| LogError::failed("cannot encode a manifest", error))?;
-        let record = NewRecord {
-            topic: &self.manifest_topic,
-            partition: self.partition,
-            timestamp_ms: None,
-            key: None,
-            value: Some(&self.buffer),
-            headers: &[],
-        };
-        Ok(self.producer.borrow_mut().write(&record, false)?)
+    /// The commit under way has happened, and its changes are in RocksDB.
+    pub fn committed(&mut self) {
+        self.stores.iter_mut().for_each(Store::committed);
+        self.settled = self.last;
     }
 
-    /// The transaction has been committed: the changes go to RocksDB, in one batch with the changelog position.
-    pub fn committed(&mut self, changelog_ends: &[(TopicPartition, i64)]) -> Result<(), ProcessError> {
-        if let Some(prepared) = self.next.take() {
-            let mut changes = Changes::default();
-            for store in &self.stores {
-                // In key order, in which RocksDB takes them much faster.
-                let mut sorted: Vec<_> = store.changes().collect();
-                sorted.sort_unstable_by_key(|(key, _)| *key);
-                for (key, value) in sorted {
-                    self.buffer.clear();
-                    self.buffer.push(store.prefix());
-                    self.buffer.extend_from_slice(key);
-                    changes.set(&self.buffer, value);
-                }
-            }
-            changes.set(LastCommit::KEY, Some(&prepared.this.to_bytes()));
-            self.files.apply(changes, changelog_end(changelog_ends, &self.changelog_topic, self.partition)?)?;
-            self.stores.iter_mut().for_each(Store::committed);
-            self.last = prepared.this;
-        }
-        self.begin();
-        Ok(())
-    }
-
-    /// The transaction was aborted: back to the last commit.
+    /// The transaction was aborted: back to the last commit that happened.
     pub fn aborted(&mut self, positions: &[(TopicPartition, i64)]) {
-        self.next = None;
+        self.last = self.settled;
         self.stores.iter_mut().for_each(Store::aborted);
         self.processor.reset();
         self.queues = positions.iter().map(|(input, position)| RecordQueue::new(input.clone(), *position)).collect();
@@ -295,20 +269,13 @@ impl Task {
 
     fn write_changelog(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), LogError> {
         let record = NewRecord {
-            topic: &self.changelog_topic,
+            topic: &self.changelog.topic,
             partition: self.partition,
             timestamp_ms: None,
             key: Some(key),
             value,
             headers: &[],
         };
-        self.producer.borrow_mut().write(&record, true)
+        self.outbox.borrow_mut().write(&record, true)
     }
-}
-
-fn changelog_end(ends: &[(TopicPartition, i64)], topic: &str, partition: i32) -> Result<i64, LogError> {
-    let found = ends.iter().find(|(place, _)| &*place.topic == topic && place.partition == partition);
-    found.map(|(_, end)| *end).ok_or_else(|| {
-        LogError::failed("cannot commit", format!("the log did not tell the end of {topic}/{partition}"))
-    })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use engram_pipeline::clock::Clock;
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{Log, NewRecord, ProducerOptions, TopicPartition};
@@ -74,6 +75,7 @@ fn run(run: &Run) -> Out {
             group: "activity".to_owned(),
             log: Arc::clone(&log),
             registry: Arc::clone(&registry),
+            clock: Clock::default(),
             budget: Arc::new(Budget::new(8 << 20)),
             stores: folder.path().to_owned(),
             cache_bytes_max: 10_000,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use engram_connectors::http::{self, Served};
+use engram_pipeline::clock::Clock;
 use engram_pipeline::service::{self, Running};
 use engram_pipeline::status::{Snapshot, WorkerStatus};
 use engram_pipeline::store::Budget;
@@ -87,6 +88,7 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
         group: service.name.to_owned(),
         log: Arc::clone(&connection.log),
         registry: Arc::clone(&connection.registry),
+        clock: Clock::default(),
         budget: Arc::new(Budget::new(memory.stores_mib << 20)),
         stores: connection.stores(name)?,
         cache_bytes_max: memory.store_cache_mib << 20,

@@ -49,8 +49,10 @@ pub struct Store {
     old: Map,
     /// Slots of dirty entries in `young`, in the order in which they became dirty.
     dirty: Vec<usize>,
-    /// The dirty keys in order; built by the first range of a commit, then kept up.
-    dirty_sorted: Option<BTreeSet<Box<[u8]>>>,
+    /// Slots of the entries that a commit under way carries: RocksDB has not got them yet, so they stay young.
+    frozen: Vec<usize>,
+    /// The dirty and frozen keys in order; built by the first range of a commit, then kept up.
+    fresh_sorted: Option<BTreeSet<Box<[u8]>>>,
     young_bytes: usize,
     cache_bytes_max: usize,
     /// Scratch for the RocksDB key.
@@ -65,7 +67,8 @@ impl Store {
             young: Map::default(),
             old: Map::default(),
             dirty: Vec::new(),
-            dirty_sorted: None,
+            frozen: Vec::new(),
+            fresh_sorted: None,
             young_bytes: 0,
             cache_bytes_max,
             full_key: Vec::new(),
@@ -105,7 +108,7 @@ impl Store {
         if !entry.dirty && (entry.live || was_live) {
             entry.dirty = true;
             self.dirty.push(slot);
-            if let Some(sorted) = &mut self.dirty_sorted {
+            if let Some(sorted) = &mut self.fresh_sorted {
                 sorted.insert(key.into());
             }
         }
@@ -123,9 +126,9 @@ impl Store {
         if from >= to {
             return Ok(());
         }
-        let (young, dirty) = (&self.young, &self.dirty);
-        let sorted = self.dirty_sorted.get_or_insert_with(|| {
-            dirty.iter().map(|&slot| young.get_index(slot).expect("dirty entries stay young").0.clone()).collect()
+        let (young, fresh) = (&self.young, self.frozen.iter().chain(&self.dirty));
+        let sorted = self.fresh_sorted.get_or_insert_with(|| {
+            fresh.map(|&slot| young.get_index(slot).expect("fresh entries stay young").0.clone()).collect()
         });
         let mut fresh = sorted.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         let mut next_fresh = || match order {
@@ -147,7 +150,7 @@ impl Store {
                 visit(&key[1..], &value)
             } else {
                 if which == Ordering::Equal {
-                    // The dirty entry hides the stored one.
+                    // The fresh entry hides the stored one.
                     stored_head = stored.next().transpose()?;
                 }
                 let key = head.take().expect("compared above");
@@ -174,25 +177,53 @@ impl Store {
         self.prefix
     }
 
-    /// The changes are in RocksDB now: they are clean.
-    pub(crate) fn committed(&mut self) {
-        for slot in self.dirty.drain(..) {
+    /// A commit carries the changes from here on: what is changed now belongs to the next. At most one is under way.
+    pub(crate) fn freeze(&mut self) {
+        debug_assert!(self.frozen.is_empty(), "one commit at a time");
+        std::mem::swap(&mut self.dirty, &mut self.frozen);
+        for &slot in &self.frozen {
             self.young[slot].dirty = false;
-        }
-        self.dirty_sorted = None;
-        if self.young_bytes > self.cache_bytes_max / 2 {
-            self.old = std::mem::take(&mut self.young);
-            self.young_bytes = 0;
         }
     }
 
-    /// The transaction was aborted: the changes never were.
+    /// The frozen changes are in RocksDB now.
+    pub(crate) fn committed(&mut self) {
+        self.frozen.clear();
+        self.fresh_sorted = None;
+        if self.young_bytes > self.cache_bytes_max / 2 {
+            self.age();
+        }
+    }
+
+    /// The transaction was aborted: neither the frozen changes nor those that were made on top of them ever were.
     pub(crate) fn aborted(&mut self) {
         self.young.clear();
         self.old.clear();
         self.dirty.clear();
-        self.dirty_sorted = None;
+        self.frozen.clear();
+        self.fresh_sorted = None;
         self.young_bytes = 0;
+    }
+
+    /// The young generation becomes the old one, but for what is dirty.
+    fn age(&mut self) {
+        self.old = std::mem::take(&mut self.young);
+        self.young_bytes = 0;
+        let mut dirty: Vec<(usize, usize)> = self.dirty.iter().copied().enumerate().collect();
+        // SUBTLE: taken out from the last slot down, `swap_remove` moves no entry that is still to be taken. They go in again
+        // in the order in which they became dirty, which is that of the outputs made of them.
+        dirty.sort_unstable_by_key(|&(_, slot)| std::cmp::Reverse(slot));
+        let mut kept: Vec<(usize, Box<[u8]>, Entry)> = Vec::with_capacity(dirty.len());
+        for (order, slot) in dirty {
+            let (key, entry) = self.old.swap_remove_index(slot).expect("dirty entries stay young");
+            kept.push((order, key, entry));
+        }
+        kept.sort_unstable_by_key(|&(order, ..)| order);
+        self.dirty.clear();
+        for (_, key, entry) in kept {
+            self.young_bytes += key.len() + entry.value.len() + ENTRY_OVERHEAD_BYTES;
+            self.dirty.push(self.young.insert_full(key, entry).0);
+        }
     }
 
     /// The slot of `key` in the young generation, filled from the old one or RocksDB.

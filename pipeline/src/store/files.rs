@@ -5,15 +5,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
-    FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::{META, Order, StoreError};
-use crate::clock;
+use crate::clock::{Clock, Moment};
 use crate::log::embedded::is_lock_conflict;
 
 const POSITION: &[u8] = &[META, b'p', b'o', b's', b'i', b't', b'i', b'o', b'n'];
@@ -47,14 +47,15 @@ pub struct Files {
     db: DB,
     path: PathBuf,
     write: WriteOptions,
-    flushed: Mutex<Instant>,
+    clock: Clock,
+    flushed: Mutex<Moment>,
 }
 
 impl Files {
     /// Opens the task's database, or creates it.
     ///
     /// Errors: `InUse`, `Damaged`, `Full`.
-    pub fn open(path: &Path, budget: &Budget) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, budget: &Budget, clock: &Clock) -> Result<Self, StoreError> {
         std::fs::create_dir_all(path).map_err(|error| StoreError::Damaged {
             path: path.display().to_string(),
             reason: format!("the folder cannot be created ({error})"),
@@ -69,7 +70,7 @@ impl Files {
         options.set_max_log_file_size(1 << 20);
         options.set_block_based_table_factory(&block_options(&budget.cache));
         let db = DB::open(&options, path).map_err(|error| to_store_error(path, &error))?;
-        Ok(Self::from_db(db, path))
+        Ok(Self::from_db(db, path, clock.clone()))
     }
 
     /// Opens the task's database for reading while its task may be running in another process.
@@ -78,14 +79,15 @@ impl Files {
     pub fn open_beside(path: &Path, scratch: &Path) -> Result<Self, StoreError> {
         let db =
             DB::open_as_secondary(&Options::default(), path, scratch).map_err(|error| to_store_error(path, &error))?;
-        Ok(Self::from_db(db, path))
+        Ok(Self::from_db(db, path, Clock::default()))
     }
 
-    fn from_db(db: DB, path: &Path) -> Self {
+    fn from_db(db: DB, path: &Path, clock: Clock) -> Self {
         let mut write = WriteOptions::default();
         // The changelog is the log.
         write.disable_wal(true);
-        Self { db, path: path.to_owned(), write, flushed: Mutex::new(Instant::now()) }
+        let flushed = Mutex::new(clock.now());
+        Self { db, path: path.to_owned(), write, clock, flushed }
     }
 
     pub fn path(&self) -> &Path {
@@ -135,19 +137,18 @@ impl Files {
         })
     }
 
-    /// Applies changes together with the changelog position after them, atomically.
+    /// Applies changes together with the changelog position after them, atomically. Now and then what is in memory is
+    /// written to files, and this call waits for it.
     pub fn apply(&self, mut changes: Changes, position: i64) -> Result<(), StoreError> {
         changes.0.put(POSITION, position.to_be_bytes());
-        changes.0.put(WRITTEN, clock::now_ms().to_be_bytes());
+        changes.0.put(WRITTEN, self.clock.now_ms().to_be_bytes());
         self.db.write_opt(changes.0, &self.write).map_err(|error| self.error(&error))?;
         let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
-        if flushed.elapsed() < FLUSH_INTERVAL {
+        if self.clock.since(*flushed) < FLUSH_INTERVAL {
             return Ok(());
         }
-        *flushed = Instant::now();
-        let mut in_background = FlushOptions::default();
-        in_background.set_wait(false);
-        self.db.flush_opt(&in_background).map_err(|error| self.error(&error))
+        *flushed = self.clock.now();
+        self.flush()
     }
 
     /// Writes everything to disk.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{Budget, Changes, Files, Order, Store, prefix};
+use crate::clock::Clock;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -15,6 +16,7 @@ enum Step {
     Append(u8, u8),
     Get(u8),
     Range(u8, u8, bool, usize),
+    Freeze,
     Commit,
     Abort,
     Reopen,
@@ -28,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (key.clone(), any::<u8>()).prop_map(|(key, byte)| Step::Append(key, byte)),
         3 => key.clone().prop_map(Step::Get),
         3 => (key.clone(), key, any::<bool>(), 1..10_usize).prop_map(|(from, to, up, most)| Step::Range(from, to, up, most)),
+        2 => Just(Step::Freeze),
         2 => Just(Step::Commit),
         1 => Just(Step::Abort),
         1 => Just(Step::Reopen),
@@ -53,10 +56,12 @@ proptest! {
     fn a_store_is_a_map(steps in proptest::collection::vec(step(), 1..120), cache_bytes_max in prop_oneof![Just(0), Just(2_000)]) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let budget = Budget::new(8 << 20);
-        let open = || Arc::new(Files::open(folder.path(), &budget).expect("opened"));
+        let open = || Arc::new(Files::open(folder.path(), &budget, &Clock::default()).expect("opened"));
         let mut files = open();
         let mut store = Store::new(prefix(0), Arc::clone(&files), cache_bytes_max);
         let (mut model, mut committed) = (Model::new(), Model::new());
+        // A commit under way: its batch, and what is committed with it.
+        let mut frozen: Option<(Changes, Model)> = None;
         for step in steps {
             match step {
                 Step::Put(key, value) => {
@@ -90,7 +95,7 @@ proptest! {
                     expected.truncate(most);
                     prop_assert_eq!(found, expected);
                 }
-                Step::Commit => {
+                Step::Freeze if frozen.is_none() => {
                     let told: BTreeMap<_, _> = store.changes().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect();
                     for (key, value) in changes(&committed, &model) {
                         prop_assert_eq!(told.get(&key), Some(&value), "a change was not told");
@@ -100,16 +105,25 @@ proptest! {
                         prop_assert_eq!(model.get(key), value.as_ref());
                         batch.set(&[&[prefix(0)], key.as_slice()].concat(), value.as_deref());
                     }
-                    files.apply(batch, 1).expect("applied");
-                    store.committed();
-                    committed = model.clone();
+                    store.freeze();
+                    frozen = Some((batch, model.clone()));
                 }
+                Step::Commit => {
+                    if let Some((batch, with_it)) = frozen.take() {
+                        files.apply(batch, 1).expect("applied");
+                        store.committed();
+                        committed = with_it;
+                    }
+                }
+                Step::Freeze => {}
                 Step::Abort => {
                     store.aborted();
+                    frozen = None;
                     model = committed.clone();
                 }
                 Step::Reopen => {
                     drop(store);
+                    frozen = None;
                     files.flush().expect("flushed");
                     drop(files);
                     files = open();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engram_pipeline::changelog;
+use engram_pipeline::clock::Clock;
 use engram_pipeline::log::TopicPartition;
 use engram_pipeline::processor::Service;
 use engram_pipeline::service::{self, Running};
@@ -149,6 +150,7 @@ pub fn start(
         group: service.name.to_owned(),
         log: Arc::clone(&bed.log),
         registry: Arc::clone(&bed.registry),
+        clock: Clock::default(),
         budget: Arc::new(Budget::new(memory.stores_mib << 20)),
         stores: folder.join("stores").join(service.name),
         cache_bytes_max: memory.store_cache_mib << 20,
@@ -171,13 +173,15 @@ pub fn restore(bed: &Bed, measured: &Measured, folder: &Path) -> anyhow::Result<
     let read = load::consume(bed, &topic)?;
     let budget = Budget::new(bed.config.memory.stores_mib << 20);
     let (started, cpu) = (Instant::now(), cpu_time());
+    let clock = Clock::default();
     let (mut records, mut bytes) = (0, 0);
     for partition in 0..bed.partitions {
-        let files = Files::open(&folder.join("restored").join(partition.to_string()), &budget)?;
+        let files = Files::open(&folder.join("restored").join(partition.to_string()), &budget, &clock)?;
         let restored = changelog::restore(
             &*bed.log,
             &TopicPartition::new(topic.as_str(), partition),
             &files,
+            &clock,
             &AtomicBool::new(false),
         )?;
         records += restored.records;

@@ -36,7 +36,7 @@ pub struct Reserved {
 }
 
 impl Buffer {
-    /// Adds a record whose partition is known to exist.
+    /// Adds a record whose partition is known to exist, and which has a timestamp.
     pub fn push(&mut self, record: &NewRecord<'_>, tracked: bool) {
         let index = record.partition as usize;
         if let Some(partitions) = self.topics.get_mut(record.topic)
@@ -79,8 +79,8 @@ impl Buffer {
 impl Records {
     fn push(&mut self, record: &NewRecord<'_>, tracked: bool) -> usize {
         let before = self.payloads.len();
-        let timestamp_ms = record.timestamp_ms.filter(|time| *time != 0);
-        stored::put_payload(&mut self.payloads, record, timestamp_ms.unwrap_or_else(crate::clock::now_ms));
+        let timestamp_ms = record.timestamp_ms.expect("the producer has dated it");
+        stored::put_payload(&mut self.payloads, record, timestamp_ms);
         self.ends.push(self.payloads.len());
         if tracked {
             self.tracked = Some(self.ends.len());

@@ -94,7 +94,7 @@ pub struct Member {
 
 impl Member {
     pub fn join(owner: Arc<Owner>, options: &MemberOptions) -> Result<Self, LogError> {
-        let number = owner.coordinator.join(options, Instant::now())?;
+        let number = owner.coordinator.join(options)?;
         let reader = Reader::new(Arc::clone(&owner) as Arc<dyn View>);
         Ok(Self { reader, owner, group: options.group.clone(), number })
     }
@@ -117,7 +117,7 @@ impl Consumer for Member {
 impl GroupConsumer for Member {
     fn poll_group(&mut self) -> Result<Option<Rebalance>, LogError> {
         let partitions = |topic: &str| self.owner.topic(topic).ok().flatten().map_or(0, |topic| topic.partitions);
-        self.owner.coordinator.poll(&self.group, self.number, Instant::now(), partitions)
+        self.owner.coordinator.poll(&self.group, self.number, partitions)
     }
 
     fn release(&mut self) -> Result<(), LogError> {

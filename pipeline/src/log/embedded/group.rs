@@ -16,18 +16,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::admin::NAME_MAX;
 use super::bytes::Input;
 use super::range;
+use crate::clock::{Clock, Moment};
 use crate::log::{CommitError, GroupInfo, LogError, MemberOptions, Membership, Rebalance, TopicPartition};
 
 /// How long a rebalance waits for a member that does not poll (`max.poll.interval.ms`): it may be restoring its stores.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(300);
 
-#[derive(Default)]
 pub struct Coordinator {
+    clock: Clock,
     groups: Mutex<Groups>,
 }
 
@@ -51,7 +52,7 @@ struct Member {
     topics: Vec<String>,
     client_id: String,
     instance_id: Option<String>,
-    last_poll: Instant,
+    last_poll: Moment,
     /// The generation of its partitions.
     generation: u64,
     stage: Stage,
@@ -66,10 +67,14 @@ enum Stage {
 }
 
 impl Coordinator {
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, groups: Mutex::default() }
+    }
+
     /// Joins a group; answers the member's number.
     ///
     /// A static member takes the place of the one with its instance id, with what that one held.
-    pub fn join(&self, options: &MemberOptions, now: Instant) -> Result<u64, LogError> {
+    pub fn join(&self, options: &MemberOptions) -> Result<u64, LogError> {
         if options.group.is_empty() || options.group.len() > NAME_MAX {
             return Err(LogError::Refused(format!(
                 "the group name {:?} must have 1 to {NAME_MAX} bytes",
@@ -84,7 +89,7 @@ impl Coordinator {
             topics: options.topics.clone(),
             client_id: options.client_id.clone(),
             instance_id: options.instance_id.clone(),
-            last_poll: now,
+            last_poll: self.clock.now(),
             generation: group.generation,
             stage: Stage::Joining,
         };
@@ -119,13 +124,12 @@ impl Coordinator {
         &self,
         group: &str,
         number: u64,
-        now: Instant,
         partitions: impl Fn(&str) -> u32,
     ) -> Result<Option<Rebalance>, LogError> {
         let mut groups = self.groups_lock();
         let group = groups.by_name.get_mut(group).ok_or_else(fenced)?;
-        group.members.get_mut(&number).ok_or_else(fenced)?.last_poll = now;
-        group.advance(now, partitions);
+        group.members.get_mut(&number).ok_or_else(fenced)?.last_poll = self.clock.now();
+        group.advance(&self.clock, partitions);
         let preparing = group.preparing;
         let member = group.members.get_mut(&number).ok_or_else(fenced)?;
         let (stage, told) = match std::mem::replace(&mut member.stage, Stage::Joining) {
@@ -195,12 +199,12 @@ impl Coordinator {
 
 impl Group {
     /// Completes a rebalance that waits for nobody any more.
-    fn advance(&mut self, now: Instant, partitions: impl Fn(&str) -> u32) {
+    fn advance(&mut self, clock: &Clock, partitions: impl Fn(&str) -> u32) {
         if !self.preparing {
             return;
         }
         for member in self.members.values_mut() {
-            let slow = now.saturating_duration_since(member.last_poll) > SESSION_TIMEOUT;
+            let slow = clock.since(member.last_poll) > SESSION_TIMEOUT;
             match member.stage {
                 // It does not know of these partitions yet.
                 Stage::Holding { told: false, .. } => member.stage = Stage::Joining,
@@ -246,15 +250,17 @@ fn fenced() -> LogError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::ManualClock;
 
     struct Test {
         coordinator: Coordinator,
-        now: Instant,
+        hand: ManualClock,
     }
 
     impl Test {
         fn new() -> Self {
-            Self { coordinator: Coordinator::default(), now: Instant::now() }
+            let hand = ManualClock::new(0);
+            Self { coordinator: Coordinator::new(hand.clock()), hand }
         }
 
         fn join(&self, instance_id: Option<&str>) -> u64 {
@@ -264,11 +270,11 @@ mod tests {
                 client_id: "c".to_owned(),
                 instance_id: instance_id.map(str::to_owned),
             };
-            self.coordinator.join(&options, self.now).unwrap()
+            self.coordinator.join(&options).unwrap()
         }
 
         fn poll(&self, member: u64) -> String {
-            match self.coordinator.poll("g", member, self.now, |_| 3) {
+            match self.coordinator.poll("g", member, |_| 3) {
                 Ok(Some(Rebalance::Assigned(list))) => {
                     list.iter().map(|partition| partition.partition.to_string()).collect::<Vec<_>>().join(",")
                 }
@@ -309,11 +315,11 @@ mod tests {
 
     #[test]
     fn a_slow_member_loses_its_partitions_when_others_wait() {
-        let mut test = Test::new();
+        let test = Test::new();
         let slow = test.join(None);
         assert_eq!(test.poll(slow), "0,1,2");
         let held = test.membership(slow);
-        test.now += SESSION_TIMEOUT * 2;
+        test.hand.advance(SESSION_TIMEOUT * 2);
         assert!(test.may_commit(&held), "nobody waits");
         let quick = test.join(None);
         assert_eq!(test.poll(quick), "0,1,2");

@@ -49,6 +49,8 @@ use view::View;
 
 pub(crate) use files::is_lock_conflict;
 
+use crate::clock::Clock;
+
 use super::{
     CommitError, Consumer, GroupConsumer, GroupInfo, Log, LogError, MemberOptions, OffsetRange, Producer,
     ProducerOptions, TopicInfo, TopicPartition, TopicSpec, copartition,
@@ -82,7 +84,7 @@ impl EmbeddedLog {
     ///
     /// Errors: `Refused` if another process owns it or a newer Engram wrote it; `Corrupt`, `Full`.
     pub fn open(dir: &Path) -> Result<Self, LogError> {
-        Ok(Self { access: Access::Owner(Arc::new(Owner::new(Files::open(dir)?)?)) })
+        Ok(Self { access: Access::Owner(Arc::new(Owner::new(Files::open(dir)?, Clock::default())?)) })
     }
 
     /// Opens the log in a data folder for reading, whether or not a process owns it. What is written goes through
@@ -95,7 +97,13 @@ impl EmbeddedLog {
 
     /// A log that is gone when it is dropped, for tests.
     pub fn in_memory() -> Self {
-        let owner = Files::in_memory().and_then(Owner::new).expect("RocksDB opens in memory, where nothing lies yet");
+        Self::in_memory_at(Clock::default())
+    }
+
+    /// The same, where it is as late as `clock` says, for simulations.
+    pub fn in_memory_at(clock: Clock) -> Self {
+        let owner = Files::in_memory().and_then(|files| Owner::new(files, clock));
+        let owner = owner.expect("RocksDB opens in memory, where nothing lies yet");
         Self { access: Access::Owner(Arc::new(owner)) }
     }
 

@@ -18,12 +18,14 @@ use super::group::Coordinator;
 use super::state::{Failure, State, Ticket};
 use super::view::{Ends, Place, Topic, View};
 use super::{keys, stored, view};
+use crate::clock::Clock;
 use crate::log::{Cleanup, CommitError, GroupInfo, GroupPositions, LogError, TopicPartition};
 
 /// A compacted partition is gone through again after as many bytes were written to it.
 const COMPACTION_BYTES: usize = 64 << 20;
 
 pub struct Owner {
+    pub clock: Clock,
     /// Dropped first: it uses the files.
     compactor: Compactor,
     pub coordinator: Coordinator,
@@ -34,7 +36,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    pub fn new(files: Files) -> Result<Self, LogError> {
+    pub fn new(files: Files, clock: Clock) -> Result<Self, LogError> {
         let files = Arc::new(files);
         let state = State::load(&files)?;
         // What was open when the log was last used will never be resolved otherwise.
@@ -53,7 +55,8 @@ impl Owner {
         let compactor = Compactor::start(Arc::clone(&files), jobs);
         Ok(Self {
             compactor,
-            coordinator: Coordinator::default(),
+            coordinator: Coordinator::new(clock.clone()),
+            clock,
             files,
             writing: Mutex::new(()),
             state: Mutex::new(state),

@@ -19,6 +19,7 @@ use super::request::{Answer, Epoch, Request};
 use super::state::Ticket;
 use super::stored::payload_len;
 use super::view::{self, Topic, View};
+use crate::clock;
 use crate::log::{CommitError, GroupPositions, LogError, NewRecord, Producer, TopicPartition};
 
 /// A producer without transactions writes when it has gathered as many bytes.
@@ -58,6 +59,13 @@ impl EmbeddedProducer {
 
     fn is_transactional(&self) -> bool {
         matches!(self.to, To::Owner(_, Some(_)) | To::Beside(_, Some(_)))
+    }
+
+    fn now_ms(&self) -> i64 {
+        match &self.to {
+            To::Owner(owner, _) => owner.clock.now_ms(),
+            To::Beside(..) => clock::now_ms(),
+        }
     }
 
     fn topic(&mut self, record: &NewRecord<'_>) -> Result<Topic, LogError> {
@@ -158,7 +166,8 @@ impl Producer for EmbeddedProducer {
                 "a transaction of more than {TRANSACTION_BYTES_MAX} bytes is too large: commit more often"
             )));
         }
-        self.buffer.push(record, tracked);
+        let timestamp_ms = record.timestamp_ms.filter(|time| *time != 0).or_else(|| Some(self.now_ms()));
+        self.buffer.push(&NewRecord { timestamp_ms, ..*record }, tracked);
         Ok(())
     }
 

@@ -1,29 +1,36 @@
 //! A worker: one thread with one consumer, one producer and the tasks of the partitions that the group gave it.
 //!
-//! Its loop, downward: serve the group, fetch, process, commit. All its tasks commit together, in one transaction.
+//! Its loop, downward: serve the group, fetch, process, settle the commit under way, begin the next. All its tasks commit
+//! together, in one transaction.
 //!
-//! INVARIANT: stores are changed only after the transaction that carries their changelog and positions has committed.
+//! INVARIANT: nothing is committed for a task after the group has taken it away.
+
+mod options;
+mod run;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use engram_schemas::registry::Registry;
+use engram_schemas::codec::Encoder;
 
-use crate::collector::SharedProducer;
+use crate::clock::Moment;
+use crate::committer::{Committer, Done, Failed, Job};
 use crate::dead_letter;
 use crate::log::{
-    CommitError, GroupConsumer, GroupPositions, Log, LogError, MemberOptions, ProducerOptions, Rebalance,
-    TopicPartition,
+    CommitError, GroupConsumer, Log, LogError, MemberOptions, ProducerOptions, Rebalance, TopicPartition,
 };
-use crate::processor::{ProcessError, Service};
-use crate::status::WorkerStatus;
-use crate::store::{Budget, StoreError};
+use crate::manifest;
+use crate::outbox::{Outbox, SharedOutbox};
+use crate::processor::ProcessError;
 use crate::task::{Task, TaskOptions};
+
+pub use crate::committer::{CommitTimes, Overlap};
+pub use options::{CommitOptions, Guarantee, OnCommit, WorkerOptions};
+pub use run::{chain, may_pass, run};
 
 /// Records taken from a partition's fetch buffer at once.
 const FETCH_RECORDS_MAX: usize = 1_000;
@@ -35,149 +42,32 @@ const QUEUE_BYTES_MAX: usize = 16 << 20;
 const SLICE_RECORDS: usize = 1_000;
 /// Longest wait for records; the group is served at least this often.
 const WAIT_MAX: Duration = Duration::from_millis(50);
-/// First and longest pause after a failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// What a commit promises (Kafka Streams' `processing.guarantee`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Guarantee {
-    /// Outputs, state and positions are committed in one transaction (`exactly_once_v2`).
-    ExactlyOnce,
-    /// Positions follow the outputs: after a failure records may be processed again.
-    AtLeastOnce,
-}
-
-/// When to commit.
-#[derive(Debug, Clone, Copy)]
-pub struct CommitOptions {
-    pub guarantee: Guarantee,
-    pub interval: Duration,
-    /// Commit earlier when so many records were processed,
-    pub records_max: i64,
-    /// or so many bytes were emitted.
-    pub bytes_max: usize,
-}
-
-impl Default for CommitOptions {
-    fn default() -> Self {
-        Self {
-            guarantee: Guarantee::ExactlyOnce,
-            interval: Duration::from_millis(100),
-            records_max: 100_000,
-            bytes_max: 16 << 20,
-        }
-    }
-}
-
-/// How long the parts of a commit took.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CommitTimes {
-    /// Last outputs and changelog: the processor's own work.
-    pub prepare: Duration,
-    /// Until all records but the manifests, and the positions, were in the log.
-    pub flush: Duration,
-    /// Manifests and the transaction's end.
-    pub transaction: Duration,
-}
-
-/// Called after each commit with its records and the time that it took.
-pub type OnCommit = Arc<dyn Fn(u64, CommitTimes) + Send + Sync>;
-
-/// Everything a worker needs.
-#[derive(Clone)]
-pub struct WorkerOptions {
-    pub service: Arc<Service>,
-    pub log: Arc<dyn Log>,
-    pub registry: Arc<dyn Registry>,
-    pub budget: Arc<Budget>,
-    /// Folder of the service's stores.
-    pub stores: PathBuf,
-    pub cache_bytes_max: usize,
-    /// The consumer group; the service's name by default.
-    pub group: String,
-    /// Unique among all workers of the group, and the same after a restart: by it the log knows a worker again.
-    pub instance: String,
-    /// Static membership (KIP-345): a worker that comes back within the session timeout keeps its partitions.
-    pub static_membership: bool,
-    pub commit: CommitOptions,
-    pub on_commit: Option<OnCommit>,
-    pub stop: Arc<AtomicBool>,
-    pub status: Arc<WorkerStatus>,
-}
-
-/// Runs a worker until it is told to stop. What may pass (a broker that restarts, a fenced producer, a registry out of
-/// reach) is tried again with backoff, each time from the last commit; what will not is returned.
-pub fn run(options: &WorkerOptions) -> Result<(), ProcessError> {
-    let mut backoff = BACKOFF.0;
-    let outcome = loop {
-        let started = Instant::now();
-        let outcome = Worker::start(options).and_then(|mut worker| worker.run());
-        options.status.unassigned();
-        let error = match outcome {
-            Ok(()) => break Ok(()),
-            Err(error) if !may_pass(&error) => break Err(error),
-            Err(error) => error,
-        };
-        if started.elapsed() > BACKOFF.1 * 2 {
-            backoff = BACKOFF.0;
-        }
-        tracing::warn!(worker = options.instance, error = %chain(&error), retry_ms = backoff.as_millis() as u64, "starting anew from the last commit");
-        options.status.trouble(Some(chain(&error)));
-        metrics::counter!("engram_worker_restarts_total", "service" => options.service.name).increment(1);
-        let until = Instant::now() + backoff;
-        while Instant::now() < until && !options.stop.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        if options.stop.load(Ordering::Relaxed) {
-            break Ok(());
-        }
-        backoff = (backoff * 2).min(BACKOFF.1);
-    };
-    options.status.end();
-    outcome
-}
-
-fn may_pass(error: &ProcessError) -> bool {
-    let log = |error: &LogError| {
-        matches!(error, LogError::Unreachable { .. } | LogError::Fenced(_) | LogError::Failed { .. })
-    };
-    match error {
-        ProcessError::Retry(_) => true,
-        ProcessError::Log(error) | ProcessError::Store(StoreError::Log(error)) => log(error),
-        // By a worker of this process that is about to give it back: `up` has the folder for itself.
-        ProcessError::Store(StoreError::InUse { .. }) => true,
-        ProcessError::Store(_) | ProcessError::Reject { .. } | ProcessError::Refused(_) => false,
-    }
-}
-
-/// An error with its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_line = cause.to_string();
-        if !line.contains(&cause_line) {
-            line.push_str(": ");
-            line.push_str(&cause_line);
-        }
-        source = cause.source();
-    }
-    line
-}
-
-struct Worker<'a> {
+pub struct Worker<'a> {
     options: &'a WorkerOptions,
+    /// Before the tasks: a commit under way is seen through while their stores are open.
+    committer: Committer,
     /// Before the consumer: they hold its batches.
     tasks: Vec<Task>,
     consumer: Box<dyn GroupConsumer>,
-    producer: SharedProducer,
-    last_commit: Instant,
+    outbox: SharedOutbox,
+    last_commit: Moment,
+    /// Of the commit under way: its records, and the time that its preparation took.
+    under_way: (u64, Duration),
     partitions: i32,
     dead_letter_partitions: i32,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Committed,
+    /// Neither the commit happened nor what was done on top of it.
+    Aborted,
+}
+
 impl<'a> Worker<'a> {
-    fn start(options: &'a WorkerOptions) -> Result<Self, ProcessError> {
+    /// Joins the group. Tasks come with the first `step`s.
+    pub fn start(options: &'a WorkerOptions) -> Result<Self, ProcessError> {
         let topics = options.log.topics()?;
         let partitions =
             |name: &str| topics.iter().find(|topic| topic.name == name).map_or(0, |topic| topic.partitions);
@@ -193,31 +83,55 @@ impl<'a> Worker<'a> {
             client_id: options.instance.clone(),
             instance_id: options.static_membership.then(|| options.instance.clone()),
         })?;
+        let manifests = Encoder::register(&*options.registry, &manifest::topic(options.service.name))
+            .map_err(|error| ProcessError::Retry(error.to_string()))?;
+        let thread = format!("{}-commit", options.instance);
         Ok(Self {
             options,
+            committer: Committer::start(Arc::new(manifests), options.commit.overlap, &thread)?,
             tasks: Vec::new(),
             consumer,
-            producer: Rc::new(RefCell::new(producer)),
-            last_commit: Instant::now(),
+            outbox: Rc::new(RefCell::new(Outbox::new(producer))),
+            last_commit: options.clock.now(),
+            under_way: (0, Duration::ZERO),
             partitions: partitions(&options.service.inputs[0]),
             dead_letter_partitions: partitions(dead_letter::TOPIC),
         })
     }
 
-    fn run(&mut self) -> Result<(), ProcessError> {
+    /// Works until it is told to stop, then commits what is open.
+    pub fn run(&mut self) -> Result<(), ProcessError> {
         while !self.options.stop.load(Ordering::Relaxed) {
-            while let Some(change) = self.consumer.poll_group()? {
-                self.rebalance(change)?;
-            }
-            let processed = self.process()?;
-            if self.commit_is_due(processed) {
-                self.commit()?;
-            }
-            if processed == 0 {
-                self.consumer.wait(self.wait_time())?;
+            let wait = self.step()?;
+            if wait > Duration::ZERO && !self.committer.is_under_way() {
+                self.consumer.wait(wait)?;
+            } else if wait > Duration::ZERO && self.settle(wait)? == Some(Outcome::Aborted) {
+                self.rewind()?;
             }
         }
-        self.commit()
+        self.commit_all()
+    }
+
+    /// Once through the loop. Returns how long there is nothing to do unless records come.
+    pub fn step(&mut self) -> Result<Duration, ProcessError> {
+        while let Some(change) = self.consumer.poll_group()? {
+            self.rebalance(change)?;
+        }
+        let processed = self.process()?;
+        let due = self.commit_is_due(processed);
+        let mut outcome = self.settle(Duration::ZERO)?;
+        if due && self.is_full() {
+            outcome = outcome.or(self.settle_now()?);
+        }
+        if outcome == Some(Outcome::Aborted) {
+            self.rewind()?;
+        } else if due && !self.committer.is_under_way() {
+            self.begin_commit()?;
+            if self.options.commit.overlap == Overlap::Off && self.settle_now()? == Some(Outcome::Aborted) {
+                self.rewind()?;
+            }
+        }
+        Ok(if processed > 0 { Duration::ZERO } else { self.wait_time() })
     }
 
     /// Fills each task's queues and processes a slice of them. Returns the records processed.
@@ -241,7 +155,7 @@ impl<'a> Worker<'a> {
         }
         if processed > 0 {
             self.options.status.busy();
-        } else if self.tasks.iter().all(|task| task.is_at_end() && !task.is_dirty()) {
+        } else if !self.committer.is_under_way() && self.tasks.iter().all(|task| task.is_at_end() && !task.is_dirty()) {
             self.options.status.idle();
             self.options.status.trouble(None);
         }
@@ -249,26 +163,37 @@ impl<'a> Worker<'a> {
     }
 
     fn commit_is_due(&self, processed: usize) -> bool {
-        let commit = &self.options.commit;
-        let records: i64 = self.tasks.iter().map(Task::uncommitted_records).sum();
-        if self.last_commit.elapsed() >= commit.interval {
-            // Positions that moved past control records only are committed when there is nothing else to do.
-            return records > 0 || (processed == 0 && self.tasks.iter().any(Task::is_dirty));
+        if self.options.clock.since(self.last_commit) < self.options.commit.interval {
+            return self.is_full();
         }
-        records >= commit.records_max
+        // Positions that moved past control records only are committed when there is nothing else to do.
+        self.uncommitted_records() > 0 || (processed == 0 && self.tasks.iter().any(Task::is_dirty))
+    }
+
+    /// As much was processed as a commit may hold.
+    fn is_full(&self) -> bool {
+        let commit = &self.options.commit;
+        self.uncommitted_records() >= commit.records_max
             || self.tasks.iter().map(Task::uncommitted_bytes).sum::<usize>() >= commit.bytes_max
+            || self.outbox.borrow().waiting_bytes() >= commit.bytes_max
+    }
+
+    fn uncommitted_records(&self) -> i64 {
+        self.tasks.iter().map(Task::uncommitted_records).sum()
     }
 
     fn wait_time(&self) -> Duration {
         if self.tasks.iter().any(Task::is_dirty) {
-            self.options.commit.interval.saturating_sub(self.last_commit.elapsed()).min(WAIT_MAX)
+            let since = self.options.clock.since(self.last_commit);
+            self.options.commit.interval.saturating_sub(since).min(WAIT_MAX)
         } else {
             WAIT_MAX
         }
     }
 
-    fn commit(&mut self) -> Result<(), ProcessError> {
-        let started = Instant::now();
+    /// Prepares a commit of what all tasks have done, and sends it on its way.
+    fn begin_commit(&mut self) -> Result<(), ProcessError> {
+        self.last_commit = self.options.clock.now();
         let positions: Vec<(TopicPartition, i64)> = self
             .tasks
             .iter()
@@ -276,46 +201,61 @@ impl<'a> Worker<'a> {
             .flat_map(|task| task.queues().iter().map(|queue| (queue.partition.clone(), queue.position())))
             .collect();
         if positions.is_empty() {
-            self.last_commit = started;
             return Ok(());
         }
-        let records: i64 = self.tasks.iter().map(Task::uncommitted_records).sum();
+        let started = Instant::now();
+        let records = self.uncommitted_records().cast_unsigned();
+        let mut tasks = Vec::new();
         for task in &mut self.tasks {
-            task.prepare_commit()?;
+            tasks.extend(task.prepare_commit()?);
         }
-        let mut times = CommitTimes { prepare: started.elapsed(), ..CommitTimes::default() };
+        self.under_way = (records, started.elapsed());
         let membership = self.consumer.membership()?;
-        let positions = GroupPositions { group: &self.options.group, membership: &membership, positions: &positions };
-        let mut changelog_ends = Vec::new();
-        let mut outcome = self.producer.borrow_mut().announce(positions);
-        if outcome.is_ok() {
-            if records > 0 {
-                changelog_ends = self.producer.borrow_mut().flush()?;
-                for task in &mut self.tasks {
-                    task.write_manifest(&changelog_ends)?;
-                }
-            }
-            times.flush = started.elapsed() - times.prepare;
-            outcome = self.producer.borrow_mut().commit(Some(positions));
-            times.transaction = started.elapsed() - times.prepare - times.flush;
-        }
+        let producer = self.outbox.borrow_mut().lend();
+        let group = self.options.group.clone();
+        Ok(self.committer.submit(Job { producer, group, membership, positions, tasks })?)
+    }
+
+    /// What became of the commit under way, if it is done within `timeout`.
+    fn settle(&mut self, timeout: Duration) -> Result<Option<Outcome>, ProcessError> {
+        self.committer.look(timeout)?.map(|done| self.settled(done)).transpose()
+    }
+
+    /// What became of the commit under way, if there is one; waits for it.
+    fn settle_now(&mut self) -> Result<Option<Outcome>, ProcessError> {
+        self.committer.wait()?.map(|done| self.settled(done)).transpose()
+    }
+
+    fn settled(&mut self, done: Done) -> Result<Outcome, ProcessError> {
+        let Done { producer, outcome, times } = done;
         match outcome {
-            Ok(()) => {}
-            Err(CommitError::Aborted(reason)) => {
+            Ok(()) => {
+                self.tasks.iter_mut().for_each(Task::committed);
+                let (records, prepare) = std::mem::take(&mut self.under_way);
+                self.tell(records, CommitTimes { prepare, ..times });
+                self.outbox.borrow_mut().give_back(producer)?;
+                Ok(Outcome::Committed)
+            }
+            Err(Failed::Commit(CommitError::Aborted(reason))) => {
                 tracing::warn!(worker = self.options.instance, reason, "transaction aborted; back to the last commit");
-                return self.rewind();
+                self.outbox.borrow_mut().give_back_after_abort(producer);
+                Ok(Outcome::Aborted)
             }
-            Err(CommitError::Fenced(reason)) => return Err(LogError::Fenced(reason).into()),
-            Err(CommitError::Unknown(reason)) => {
-                return Err(LogError::failed("the outcome of a commit is unknown", reason).into());
+            Err(Failed::Commit(CommitError::Fenced(reason))) => Err(LogError::Fenced(reason).into()),
+            Err(Failed::Commit(CommitError::Unknown(reason))) => {
+                Err(LogError::failed("the outcome of a commit is unknown", reason).into())
             }
-            Err(CommitError::Log(error)) => return Err(error.into()),
+            Err(Failed::Commit(CommitError::Log(error))) => Err(error.into()),
+            Err(Failed::Apply(error)) => Err(error),
         }
-        for task in &mut self.tasks {
-            task.committed(&changelog_ends)?;
+    }
+
+    /// Commits everything that was processed, and waits for it. After an abort the tasks are to be closed or set back.
+    fn commit_all(&mut self) -> Result<(), ProcessError> {
+        if self.settle_now()? != Some(Outcome::Aborted) {
+            self.begin_commit()?;
+            self.settle_now()?;
         }
-        self.last_commit = Instant::now();
-        self.tell(records as u64, times);
         Ok(())
     }
 
@@ -343,7 +283,7 @@ impl<'a> Worker<'a> {
             task.aborted(&positions);
             all.extend(positions);
         }
-        self.last_commit = Instant::now();
+        self.last_commit = self.options.clock.now();
         Ok(self.consumer.assign(&all)?)
     }
 
@@ -351,12 +291,14 @@ impl<'a> Worker<'a> {
         match change {
             Rebalance::Assigned(partitions) => self.open_tasks(&partitions)?,
             Rebalance::Revoked => {
-                self.commit()?;
+                self.commit_all()?;
                 self.close_tasks();
                 self.consumer.release()?;
             }
             Rebalance::Lost => {
-                self.producer.borrow_mut().abort()?;
+                // What was under way was begun in time: its outcome, whichever, is the log's.
+                self.settle_now()?;
+                self.outbox.borrow_mut().abort()?;
                 self.close_tasks();
                 self.consumer.release()?;
             }
@@ -384,7 +326,8 @@ impl<'a> Worker<'a> {
                 &TaskOptions {
                     log: &*options.log,
                     registry: &options.registry,
-                    producer: &self.producer,
+                    outbox: &self.outbox,
+                    clock: &options.clock,
                     budget: &options.budget,
                     stores: options.stores.clone(),
                     cache_bytes_max: options.cache_bytes_max,
@@ -407,7 +350,7 @@ impl<'a> Worker<'a> {
             all.extend(positions);
         }
         self.consumer.assign(&all)?;
-        self.last_commit = Instant::now();
+        self.last_commit = options.clock.now();
         options.status.assigned(numbers.into_iter().collect());
         Ok(())
     }
