@@ -11,6 +11,9 @@ use serde::{Deserialize, Deserializer};
 
 use crate::values::duration_ms;
 
+mod errors;
+pub use errors::Errors;
+
 /// Partitions of a topic.
 const PARTITIONS_MAX: i32 = 10_000;
 /// Half of a transaction's timeout.
@@ -26,6 +29,7 @@ pub struct Config {
     pub partitions: Partitions,
     pub commit: Commit,
     pub memory: Memory,
+    pub errors: Errors,
     pub activity: Activity,
     pub kafka: Kafka,
 }
@@ -159,6 +163,7 @@ impl Config {
         }
         self.commit_options()?;
         self.activity_config()?;
+        self.errors.check()?;
         Ok(())
     }
 
@@ -222,6 +227,8 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error>
 
 #[cfg(test)]
 mod tests {
+    use engram_pipeline::errors::ErrorPolicy;
+
     use super::*;
 
     #[test]
@@ -242,6 +249,8 @@ mod tests {
         let (documented, default): (Config, _) = (toml::from_str(block).expect("valid"), Config::default());
         documented.check().expect("it can be used");
         assert_eq!(documented.activity_config().expect("valid"), default.activity_config().expect("valid"));
+        let errors = |config: &Config| config.errors.policy("activity").expect("valid");
+        assert_eq!((errors(&documented), errors(&default)), (ErrorPolicy::default(), ErrorPolicy::default()));
         let shown = |config: &Config| format!("{:?} {:?} {:?}", config.partitions, config.commit, config.memory);
         assert_eq!(shown(&documented), shown(&default));
     }

@@ -24,10 +24,7 @@ pub fn spans(log: &dyn Log, topic: &TopicInfo, from: Start, to: Option<Start>) -
     (0..topic.partitions)
         .map(|number| {
             let partition = TopicPartition::new(topic.name.as_str(), number);
-            let (from, to) = (
-                place(log, &partition, from)?,
-                to.map_or(Ok(i64::MAX), |to| place(log, &partition, to))?,
-            );
+            let (from, to) = (place(log, &partition, from)?, to.map_or(Ok(i64::MAX), |to| place(log, &partition, to))?);
             Ok(Span { partition, from, to })
         })
         .collect()
@@ -53,8 +50,7 @@ pub fn read(
     mut visit: impl FnMut(Option<(&TopicPartition, RecordRef<'_>)>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut reader = log.reader()?;
-    let positions: Vec<(TopicPartition, i64)> =
-        spans.iter().map(|span| (span.partition.clone(), span.from)).collect();
+    let positions: Vec<(TopicPartition, i64)> = spans.iter().map(|span| (span.partition.clone(), span.from)).collect();
     reader.assign(&positions)?;
     let mut open: Vec<bool> = spans.iter().map(|span| span.from < span.to).collect();
     while open.contains(&true) && !stop.load(Ordering::Relaxed) {

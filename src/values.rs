@@ -49,7 +49,8 @@ impl FromStr for Place {
             let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
             (partition >= 0 && offset >= 0).then_some(Self { partition, offset })
         };
-        read().ok_or_else(|| "expected PARTITION:OFFSET such as 0:17, as 'engram dead-letters list' shows it".to_owned())
+        read()
+            .ok_or_else(|| "expected PARTITION:OFFSET such as 0:17, as 'engram dead-letters list' shows it".to_owned())
     }
 }
 

@@ -74,7 +74,10 @@ fn walk(engram: &Engram) {
     assert_eq!(texts(&again, "cause"), ["not-framed", "not-framed", "null-value", "too-large", "not-framed"]);
     assert!(again[0]["replayed"].is_string() && again[4]["replayed"].is_null());
     let shown = &engram.json(&["dead-letters", "show", again[4]["place"].as_str().expect("a place")])[0];
-    assert_eq!((&shown["key"], &shown["value"], &shown["partition"]), (&json!("ada"), &json!({"user": "ada"}), &json!(1)));
+    assert_eq!(
+        (&shown["key"], &shown["value"], &shown["partition"]),
+        (&json!("ada"), &json!({"user": "ada"}), &json!(1))
+    );
     assert_eq!(
         shown["headers"],
         json!([
@@ -96,7 +99,10 @@ fn walk(engram: &Engram) {
     engram.run_with(&["dead-letters", "replay", place(1), "--value", "-"], GOOD);
     engram.catch_up();
     let windows = engram.consume("activity.windows");
-    assert!(windows.iter().any(|window| window["value"]["key"] == "ada" && window["value"]["count"] == 1), "{windows:?}");
+    assert!(
+        windows.iter().any(|window| window["value"]["key"] == "ada" && window["value"]["count"] == 1),
+        "{windows:?}"
+    );
     assert_eq!(engram.json(&["dead-letters", "list"]).len(), 5, "no new letter");
 
     // Everything that is left: the one too large for a letter cannot, and says so; the others are sent nevertheless.

@@ -1,5 +1,5 @@
-//! What a service does with a record that it cannot process. The choice is the user's, by configuration; `retry` and
-//! `dead_letter` carry it out, `poison` finds out which record is at fault where no error says so.
+//! What a service does with a record that it cannot process. The choice is the user's, by configuration; `disposal`
+//! carries it out, `poison` finds out which record is at fault where no error says so.
 //!
 //! ```text
 //! the record is at fault (`Reject`, a panic) ----------------> on_reject:      dead letter | retry | stop
@@ -20,6 +20,13 @@ pub enum Action {
     Retry,
     /// The service stops before it.
     Stop,
+}
+
+impl Action {
+    /// For records to which coming again would not help.
+    pub fn not_retried(self) -> Self {
+        if self == Self::Retry { Self::DeadLetter } else { self }
+    }
 }
 
 /// A service's error policy.

@@ -76,6 +76,11 @@ impl Outbox {
         self.waiting.clear();
     }
 
+    /// Forgets what waits for the producer: it is not to be written.
+    pub fn forget_waiting(&mut self) {
+        self.waiting.clear();
+    }
+
     /// Aborts the open transaction. The producer must be here.
     pub fn abort(&mut self) -> Result<(), LogError> {
         self.waiting.clear();

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::{Clock, Moment};
-use crate::errors::Action;
+use crate::errors::{Action, ErrorPolicy};
 use crate::log::TopicPartition;
 
 /// Commits that fail in a row before records are committed one by one.
@@ -57,6 +57,8 @@ pub struct Poison {
     careful: i64,
     /// The one record that was processed since the last commit, while that is so.
     alone: Option<(TopicPartition, i64)>,
+    /// There is a verdict since this was asked last.
+    has_condemned: bool,
 }
 
 impl Poison {
@@ -72,13 +74,23 @@ impl Poison {
     pub fn condemn(&mut self, place: &TopicPartition, offset: i64, verdict: Verdict) {
         tracing::warn!(%place, offset, cause = verdict.cause, detail = verdict.detail, "this record is not processed again");
         self.known(place, offset).verdict = Some(verdict);
+        self.has_condemned = true;
     }
 
-    /// Processing this record failed, and may not next time. Returns how often it has failed.
-    pub fn tried(&mut self, place: &TopicPartition, offset: i64) -> u32 {
+    /// Whether a record was condemned since the last call: what held the worker up will not do so again.
+    pub fn take_condemned(&mut self) -> bool {
+        std::mem::take(&mut self.has_condemned)
+    }
+
+    /// This record could not be processed for now. After enough tries the policy says what becomes of it, unless it waits.
+    pub fn unavailable(&mut self, place: &TopicPartition, offset: i64, reason: &str, policy: &ErrorPolicy) {
         let known = self.known(place, offset);
         known.tries = known.tries.saturating_add(1);
-        known.tries
+        if known.tries >= policy.in_place_max
+            && let Some(action) = policy.on_unavailable
+        {
+            self.condemn(place, offset, Verdict { cause: "unavailable", detail: reason.to_owned(), action });
+        }
     }
 
     /// Records are processed and committed one by one.
@@ -204,11 +216,14 @@ mod tests {
 
     #[test]
     fn what_is_known_is_bounded() {
+        let policy = ErrorPolicy { on_unavailable: Some(Action::Retry), in_place_max: 2, ..ErrorPolicy::default() };
         let mut poison = Poison::default();
         for offset in 0..3 * KNOWN_MAX as i64 {
-            assert_eq!(poison.tried(&place(), offset), 1);
+            poison.unavailable(&place(), offset, "no registry", &policy);
+            assert!(poison.verdict(&place(), offset).is_none() && poison.known.len() <= KNOWN_MAX);
         }
-        assert!(poison.known.len() <= KNOWN_MAX);
-        assert_eq!(poison.tried(&place(), 3 * KNOWN_MAX as i64 - 1), 2);
+        let last = 3 * KNOWN_MAX as i64 - 1;
+        poison.unavailable(&place(), last, "no registry", &policy);
+        assert_eq!(poison.verdict(&place(), last).map(|verdict| verdict.action), Some(Action::Retry));
     }
 }

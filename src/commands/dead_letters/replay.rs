@@ -119,8 +119,9 @@ fn mend(connection: &Connection, args: &Replay, letter: &DeadLetter, json: &[u8]
     let of_header = of_header.and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok());
     let subject = match args.event_type.as_deref() {
         Some(name) => events::subject(Of::AnyTopic, &letter.topic, Some(name))?,
-        None => events::subject(Of::AnyTopic, &letter.topic, None)
-            .or_else(|error| of_header.map_or(Err(error), |name| events::subject(Of::AnyTopic, &letter.topic, Some(name))))?,
+        None => events::subject(Of::AnyTopic, &letter.topic, None).or_else(|error| {
+            of_header.map_or(Err(error), |name| events::subject(Of::AnyTopic, &letter.topic, Some(name)))
+        })?,
     };
     let mut encoder = JsonEncoder::new(&connection.registry, subject)?;
     encoder.encode(json).map_err(|reason| anyhow::anyhow!("the mended value cannot be sent: {reason}"))
@@ -188,8 +189,7 @@ impl Sender {
         let mut headers: Vec<(&str, Option<&[u8]>)> =
             kept.map(|header| (header.key.as_str(), header.value.as_deref())).collect();
         headers.push((HEADER, Some(place_text.as_bytes())));
-        let record =
-            NewRecord { topic: &letter.topic, partition, timestamp_ms: None, key, value, headers: &headers };
+        let record = NewRecord { topic: &letter.topic, partition, timestamp_ms: None, key, value, headers: &headers };
         self.producer.write(&record, false).with_context(|| format!("cannot send dead letter {place} back"))?;
         self.marker.write(&mut *self.producer, place, &letter.topic, partition, mended.is_some())?;
         *self.open.entry(letter.topic.clone()).or_default() += 1;

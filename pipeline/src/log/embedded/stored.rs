@@ -160,8 +160,9 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_as_it_was() {
-        let batch =
-            StoredBatch(vec![Stored::decode(3, &stored(&record(Some(b""), &[("h", Some(b"x")), ("h", None)]))).unwrap()]);
+        let batch = StoredBatch(vec![
+            Stored::decode(3, &stored(&record(Some(b""), &[("h", Some(b"x")), ("h", None)]))).unwrap(),
+        ]);
         let expected = RecordRef { offset: 3, timestamp_ms: 5, key: Some(b"k"), value: Some(b"") };
         assert_eq!(batch.record(0), expected);
         assert_eq!(batch.0[0].timestamp_max_ms, 9);
