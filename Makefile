@@ -84,9 +84,19 @@ bench-codec: ## measure reading and writing events by row and by column
 soak: setup kafka-fetch ## the long form of the tests: a million events, 20 kills; ARGS goes to the test
 	ENGRAM_SOAK=1 cargo test --release --workspace --test exactly_once -- --nocapture $(ARGS)
 
+.PHONY: simulate
+simulate: ## run 10,000 seeds of the simulation; ARGS goes to it (--seeds, --first, --trace)
+	@deploy/setup.sh build
+	cargo build --release --workspace --bin engram-simulation
+	$(CARGO_TARGET_DIR)/release/engram-simulation simulate --seeds 10000 $(ARGS)
+
+.PHONY: mutations
+mutations: setup ## plant known bugs, one after the other: each must be caught; ARGS names some of them
+	@deploy/mutations.py $(ARGS)
+
 .PHONY: clean
 clean: ## delete what was built here; data folders and compiled dependencies are kept
-	cargo clean --release -p engram -p engram-schemas -p engram-pipeline -p engram-processors -p engram-connectors
+	cargo clean --release -p engram -p engram-schemas -p engram-pipeline -p engram-processors -p engram-connectors -p engram-simulation
 	rm -rf $(VENV) deploy/kafka/target
 
 $(CARGO_DENY):

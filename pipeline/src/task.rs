@@ -209,6 +209,11 @@ impl Task {
         self.collector.bytes()
     }
 
+    /// The database of its stores.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
     /// All that the inputs hold was processed.
     pub fn is_at_end(&self) -> bool {
         self.queues.iter().all(RecordQueue::is_at_end)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
@@ -24,6 +25,9 @@ const WRITTEN: &[u8] = &[META, b'w', b'r', b'i', b't', b't', b'e', b'n'];
 /// What is in memory is written to files this often, so that a killed process has at most so much to read again from its
 /// changelogs.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The size of the write-ahead log, which is not used, at which a checkpoint flushes what is in memory.
+const NEVER_FLUSH: u64 = u64::MAX;
 
 /// The memory that all RocksDBs of a process share.
 pub struct Budget {
@@ -149,6 +153,12 @@ impl Files {
         }
         *flushed = self.clock.now();
         self.flush()
+    }
+
+    /// Copies (by hard links) to a new folder what is in files by now, which is what a process killed at this moment leaves.
+    pub fn copy_flushed(&self, to: &Path) -> Result<(), StoreError> {
+        let checkpoint = Checkpoint::new(&self.db).map_err(|error| self.error(&error))?;
+        checkpoint.create_checkpoint_with_log_size(to, NEVER_FLUSH).map_err(|error| self.error(&error))
     }
 
     /// Writes everything to disk.

@@ -43,8 +43,8 @@ const SLICE_RECORDS: usize = 1_000;
 /// Longest wait for records; the group is served at least this often.
 const WAIT_MAX: Duration = Duration::from_millis(50);
 
-pub struct Worker<'a> {
-    options: &'a WorkerOptions,
+pub struct Worker {
+    options: WorkerOptions,
     /// Before the tasks: a commit under way is seen through while their stores are open.
     committer: Committer,
     /// Before the consumer: they hold its batches.
@@ -65,9 +65,9 @@ enum Outcome {
     Aborted,
 }
 
-impl<'a> Worker<'a> {
+impl Worker {
     /// Joins the group. Tasks come with the first `step`s.
-    pub fn start(options: &'a WorkerOptions) -> Result<Self, ProcessError> {
+    pub fn start(options: &WorkerOptions) -> Result<Self, ProcessError> {
         let topics = options.log.topics()?;
         let partitions =
             |name: &str| topics.iter().find(|topic| topic.name == name).map_or(0, |topic| topic.partitions);
@@ -87,7 +87,7 @@ impl<'a> Worker<'a> {
             .map_err(|error| ProcessError::Retry(error.to_string()))?;
         let thread = format!("{}-commit", options.instance);
         Ok(Self {
-            options,
+            options: options.clone(),
             committer: Committer::start(Arc::new(manifests), options.commit.overlap, &thread)?,
             tasks: Vec::new(),
             consumer,
@@ -109,7 +109,17 @@ impl<'a> Worker<'a> {
                 self.rewind()?;
             }
         }
+        self.stop()
+    }
+
+    /// Commits what is open, for the last time.
+    pub fn stop(&mut self) -> Result<(), ProcessError> {
         self.commit_all()
+    }
+
+    /// The tasks that it has.
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
     }
 
     /// Once through the loop. Returns how long there is nothing to do unless records come.
@@ -372,7 +382,7 @@ impl<'a> Worker<'a> {
     }
 
     fn open_tasks(&mut self, assigned: &[TopicPartition]) -> Result<(), ProcessError> {
-        let options = self.options;
+        let options = &self.options;
         let numbers: BTreeSet<i32> = assigned.iter().map(|partition| partition.partition).collect();
         let mut all = Vec::new();
         for &number in &numbers {
