@@ -252,17 +252,38 @@ pub struct Reset {
 
 #[derive(Debug, Args)]
 pub struct Bench {
+    /// What to measure; without it, what the runtime costs
+    #[command(subcommand)]
+    pub what: Option<BenchWhat>,
     /// Events of each measurement
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 1_000_000)]
     pub records: u64,
     /// Size of an event's record value, about
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    #[arg(long, global = true, value_name = "BYTES", default_value_t = 100)]
     pub bytes: usize,
     /// Distinct keys for the stateful measurements
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 100_000)]
     pub keys: u64,
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 4)]
     pub partitions: i32,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// The services over 1 to 8 partitions
+    Scale {
+        /// Numbers of partitions
+        #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,2,4,8",
+              value_parser = clap::value_parser!(i32).range(1..=64))]
+        over: Vec<i32>,
+    },
+    /// State of many small keys: what a record costs, and the memory that it takes
+    Keys {
+        /// Numbers of keys
+        #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1000000",
+              value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+        sizes: Vec<u64>,
+    },
 }
 
 /// A list of HOST:PORT, or nothing: a variable that is set to nothing is as good as not set.
