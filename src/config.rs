@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use engram_pipeline::worker::{CommitOptions, Guarantee};
-use engram_processors::activity::{ActivityConfig, Dimension, SourceConfig};
+use engram_processors::activity::{ActivityConfig, Dimension, LateEvents, SourceConfig};
 use serde::{Deserialize, Deserializer};
 
 use crate::values::duration_ms;
@@ -95,6 +95,8 @@ pub struct Activity {
     pub idle: i64,
     #[serde(deserialize_with = "duration")]
     pub future_max: i64,
+    /// `drop` or `topic`.
+    pub late: String,
     /// By source; `default` for all that are not named.
     pub sources: BTreeMap<String, Source>,
 }
@@ -108,6 +110,7 @@ impl Default for Activity {
             session_gap: config.session_gap_ms,
             idle: config.idle_ms,
             future_max: config.future_ms_max,
+            late: "drop".to_owned(),
             sources: BTreeMap::new(),
         }
     }
@@ -200,6 +203,8 @@ impl Config {
             Dimension::from_name(name)
                 .ok_or_else(|| anyhow::anyhow!("activity.dimensions has {name:?}: it must be user, target or type"))
         };
+        config.late = LateEvents::from_name(&self.activity.late)
+            .ok_or_else(|| anyhow::anyhow!("activity.late is {:?}: it must be drop or topic", self.activity.late))?;
         config.dimensions = self.activity.dimensions.iter().map(dimension).collect::<anyhow::Result<_>>()?;
         for (name, source) in &self.activity.sources {
             let name = if name == "default" { "" } else { name };
@@ -277,6 +282,8 @@ mod tests {
         assert!(toml::from_str::<Config>("partitons = 3").is_err());
         let config: Config = toml::from_str("[commit]\nguarantee = \"twice\"").expect("valid toml");
         assert!(config.commit_options().is_err());
+        let config: Config = toml::from_str("[activity]\nlate = \"keep\"").expect("valid toml");
+        assert!(config.activity_config().is_err());
         let config: Config = toml::from_str("[activity]\ndimensions = [\"color\"]").expect("valid toml");
         assert!(config.activity_config().is_err());
     }

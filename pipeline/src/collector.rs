@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use crate::clock::Clock;
 use crate::log::{LogError, NewRecord, TopicPartition};
@@ -25,6 +25,9 @@ pub struct Collector {
     bytes: usize,
     wall_clock: Vec<i64>,
     stream_time: i64,
+    seed: i64,
+    /// Random numbers told.
+    randoms: u64,
     id: String,
     causation: String,
 }
@@ -34,6 +37,8 @@ pub struct Collected {
     pub outputs: i64,
     pub wall_clock: Vec<i64>,
     pub stream_time: i64,
+    /// 0 if no random number was asked for.
+    pub seed: i64,
     pub digest: [u8; 16],
 }
 
@@ -51,6 +56,8 @@ impl Collector {
             bytes: 0,
             wall_clock: Vec::new(),
             stream_time: i64::MIN,
+            seed: 0,
+            randoms: 0,
             id: String::new(),
             causation: String::new(),
         }
@@ -65,6 +72,8 @@ impl Collector {
         self.bytes = 0;
         self.wall_clock.clear();
         self.stream_time = i64::MIN;
+        self.seed = self.digest.digest() as i64 ^ xxh3_64(self.source.as_bytes()) as i64 ^ sequence;
+        self.randoms = 0;
     }
 
     /// Outputs from now on are caused by this record.
@@ -134,6 +143,14 @@ impl Collector {
         now
     }
 
+    /// The next number of the commit's sequence, which the seed in its manifest gives again: the xxh3 of its index.
+    ///
+    /// The seed follows from the history until this commit, so that one that is aborted and made again draws the same.
+    pub fn random(&mut self) -> u64 {
+        self.randoms += 1;
+        xxh3_64_with_seed(&self.randoms.to_be_bytes(), self.seed as u64)
+    }
+
     pub fn stream_time(&mut self, time_ms: i64) {
         self.stream_time = self.stream_time.max(time_ms);
     }
@@ -143,6 +160,7 @@ impl Collector {
             outputs: self.written,
             wall_clock: std::mem::take(&mut self.wall_clock),
             stream_time: self.stream_time,
+            seed: if self.randoms > 0 { self.seed } else { 0 },
             digest: self.digest.digest128().to_be_bytes(),
         }
     }

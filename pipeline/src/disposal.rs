@@ -75,6 +75,22 @@ pub fn before_commit(processor: &mut dyn Processor, context: &mut Context<'_>) -
         .unwrap_or_else(|panic| Err(ProcessError::Panicked(message(&*panic))))
 }
 
+/// Lets a processor have its timers. What goes wrong there is no record's, so that nothing could be passed over.
+///
+/// Errors: `Refused` after a panic, or when what it emits is too large.
+pub fn in_timer<T>(service: &str, fire: impl FnOnce() -> Result<T, ProcessError>) -> Result<T, ProcessError> {
+    let refused = |reason: String| {
+        ProcessError::Refused(format!(
+            "a timer of service {service} cannot be fired: {reason}; mend it and start again"
+        ))
+    };
+    match catch_unwind(AssertUnwindSafe(fire)) {
+        Ok(Err(ProcessError::Log(LogError::TooLarge(reason)))) => Err(refused(reason)),
+        Ok(outcome) => outcome,
+        Err(panic) => Err(refused(message(&*panic))),
+    }
+}
+
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without a message").replace(['\n', '\r'], " ")

@@ -4,7 +4,7 @@
 //! The digest is rolling (xxh3-128 over the previous digest, each output and each state change), so equal digests mean
 //! equal histories, not just equal last steps.
 
-use engram_schemas::manifest::{ChangelogEnd, InputRange, Manifest, Run};
+use engram_schemas::manifest::{ChangelogEnd, Firing, InputRange, Manifest, Run};
 
 use crate::collector::Collected;
 use crate::queue::RecordQueue;
@@ -19,27 +19,42 @@ pub fn topic(service: &str) -> String {
 /// ```text
 /// 0..8    sequence of the last commit, i64, big endian; 0 before the first
 /// 8..24   its digest
+/// 24..32  the task's stream time, i64, big endian; left out by programs that did not keep it
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastCommit {
     pub sequence: i64,
     pub digest: [u8; 16],
+    /// `i64::MIN` if no event time was told yet.
+    pub stream_time: i64,
+}
+
+impl Default for LastCommit {
+    fn default() -> Self {
+        Self { sequence: 0, digest: [0; 16], stream_time: i64::MIN }
+    }
 }
 
 impl LastCommit {
     pub const KEY: &[u8] = b"\0commit";
 
-    pub fn to_bytes(self) -> [u8; 24] {
-        let mut bytes = [0; 24];
+    pub fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&self.sequence.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.digest);
+        bytes[8..24].copy_from_slice(&self.digest);
+        bytes[24..].copy_from_slice(&self.stream_time.to_be_bytes());
         bytes
     }
 
-    /// `None` if these are not the 24 bytes that `to_bytes` gives.
+    /// `None` if these are not bytes that `to_bytes` gives, or has given.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (sequence, digest) = bytes.split_first_chunk::<8>()?;
-        Some(Self { sequence: i64::from_be_bytes(*sequence), digest: digest.try_into().ok()? })
+        let (sequence, rest) = bytes.split_first_chunk::<8>()?;
+        let (digest, rest) = rest.split_first_chunk::<16>()?;
+        let stream_time = match rest {
+            [] => i64::MIN,
+            rest => i64::from_be_bytes(rest.try_into().ok()?),
+        };
+        Some(Self { sequence: i64::from_be_bytes(*sequence), digest: *digest, stream_time })
     }
 }
 
@@ -87,6 +102,7 @@ pub struct About<'a> {
     pub previous: LastCommit,
     pub this: LastCommit,
     pub schema_ids: &'a [i32],
+    pub firings: &'a [Firing],
 }
 
 /// Puts the manifest of a commit together, but for the end of the changelog: 0 until that is known.
@@ -105,8 +121,8 @@ pub fn manifest(about: &About<'_>, taken: &mut Taken, queues: &[RecordQueue], co
         interleaving: std::mem::take(&mut taken.runs),
         changelog: vec![ChangelogEnd { topic: about.changelog.to_owned(), partition: about.partition, end: 0 }],
         wall_clock: collected.wall_clock,
-        timers: Vec::new(),
-        seed: 0,
+        firings: about.firings.to_vec(),
+        seed: collected.seed,
         schema_ids: about.schema_ids.to_vec(),
         build: concat!("engram ", env!("CARGO_PKG_VERSION")).to_owned(),
         stream_time: (collected.stream_time > i64::MIN).then_some(collected.stream_time),

@@ -112,28 +112,29 @@ impl Poison {
     }
 
     /// A commit of `records` records has failed, and not because the log could not be reached. `certain`: by something that
-    /// a record has brought about, so that it will fail again.
-    pub fn commit_failed(&mut self, records: i64, certain: bool, reason: &str, action: Action, clock: &Clock) {
+    /// a record has brought about, so that it will fail again. False: so it will, and no record can be held for it.
+    pub fn commit_failed(&mut self, records: i64, certain: bool, reason: &str, action: Action, clock: &Clock) -> bool {
         self.failures = self.failures.saturating_add(1);
         let since = *self.since.get_or_insert_with(|| clock.now());
         if !self.is_careful() {
             if certain || self.failures >= FAILURES_MAX {
                 self.careful = records.max(1);
             }
-            return;
+            return true;
         }
-        let Some((place, offset)) = self.alone.take() else { return };
+        let Some((place, offset)) = self.alone.take() else { return !certain };
         let known = self.known(&place, offset);
         if known.verdict.take().is_some() {
             // Its dead letter cannot be committed either: it is not the record.
             known.tries = 0;
-            return;
+            return !certain;
         }
         known.tries += 1;
         if certain || (known.tries >= ALONE_MAX && clock.since(since) >= TROUBLE_MIN) {
             let detail = format!("no commit with it succeeds: {reason}");
             self.condemn(&place, offset, Verdict { cause: "commit-fails", detail, action });
         }
+        true
     }
 
     fn known(&mut self, place: &TopicPartition, offset: i64) -> &mut Known {
@@ -210,7 +211,7 @@ mod tests {
         poison.commit_failed(1, true, "x", Action::DeadLetter, &clock.clock());
         assert!(poison.verdict(&place(), 0).is_some());
         poison.taken(&place(), 0);
-        poison.commit_failed(1, true, "x", Action::DeadLetter, &clock.clock());
+        assert!(!poison.commit_failed(1, true, "x", Action::DeadLetter, &clock.clock()), "it will fail for ever");
         assert!(poison.verdict(&place(), 0).is_none());
     }
 

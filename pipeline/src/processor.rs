@@ -10,6 +10,7 @@ use crate::collector::Collector;
 use crate::errors::ErrorPolicy;
 use crate::log::{LogError, RecordRef, TopicPartition, TopicSpec};
 use crate::store::{Store, StoreError, StoreSpec};
+use crate::timers::{Timer, TimerClock, Timers};
 
 /// A service: one consumer group that runs one processor over its input topics.
 pub struct Service {
@@ -52,6 +53,12 @@ pub trait Processor: Send {
     /// panic the task goes back to its last commit, with a processor made anew.
     fn process(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError>;
 
+    /// Called when a timer comes due that it has set with `Context::schedule`. On `Reject` nothing may have been written
+    /// or emitted; the timer is gone.
+    fn on_timer(&mut self, _timer: &Timer, _context: &mut Context<'_>) -> Result<(), ProcessError> {
+        Ok(())
+    }
+
     /// Called before each commit: the place to emit one update for each entry that changed since the last.
     fn before_commit(&mut self, _context: &mut Context<'_>) -> Result<(), ProcessError> {
         Ok(())
@@ -74,14 +81,27 @@ pub struct Input<'a> {
     pub record: RecordRef<'a>,
 }
 
-/// What a processor may touch besides its input. Clock and outputs are recorded, so that a replay sees the same.
+/// What a processor may touch besides its input. Clock, randomness, timers and outputs are recorded, so that a replay sees
+/// the same.
 pub struct Context<'a> {
     pub(crate) stores: &'a mut [Store],
     pub(crate) collector: &'a mut Collector,
+    pub(crate) timers: &'a mut Timers,
+    pub(crate) service: &'static str,
     pub(crate) partition: i32,
 }
 
 impl Context<'_> {
+    /// The name of the service.
+    pub fn service(&self) -> &'static str {
+        self.service
+    }
+
+    /// The task's partition.
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
     /// The `index`-th store of `Service::stores`.
     pub fn store(&mut self, index: usize) -> &mut Store {
         &mut self.stores[index]
@@ -134,9 +154,34 @@ impl Context<'_> {
         self.collector.wall_clock_ms()
     }
 
-    /// Tells the manifest how far event time has come in this task.
-    pub fn stream_time(&mut self, time_ms: i64) {
+    /// The same sequence of numbers for the same commit, whoever makes it: for sampling, never for secrets.
+    pub fn random(&mut self) -> u64 {
+        self.collector.random()
+    }
+
+    /// The latest event time that this task was told of, by `advance_stream_time`, in all its life; `i64::MIN` before the
+    /// first.
+    pub fn stream_time(&self) -> i64 {
+        self.timers.stream_time()
+    }
+
+    /// Tells how far event time has come in this task. It never goes back. Timers that are due by it fire before the next
+    /// record is taken.
+    pub fn advance_stream_time(&mut self, time_ms: i64) {
         self.collector.stream_time(time_ms);
+        self.timers.advance_stream_time(time_ms);
+    }
+
+    /// Sets a timer, in place of the one of the same clock, kind and key if there is one: `Processor::on_timer` is called
+    /// at `at_ms` (ms since the epoch) or, if that has passed, as soon as the clock moves on. The service must have the
+    /// store `timers::spec()`.
+    pub fn schedule(&mut self, clock: TimerClock, kind: u16, key: &[u8], at_ms: i64) -> Result<(), ProcessError> {
+        self.timers.schedule(self.stores, clock, kind, key, at_ms)
+    }
+
+    /// Takes a timer back; returns whether there was one.
+    pub fn cancel(&mut self, clock: TimerClock, kind: u16, key: &[u8]) -> Result<bool, ProcessError> {
+        self.timers.cancel(self.stores, clock, kind, key)
     }
 }
 

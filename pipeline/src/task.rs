@@ -29,6 +29,7 @@ use crate::processor::{Context, Input, ProcessError, Processor, Service, TaskSet
 use crate::queue::RecordQueue;
 use crate::retry::{self, Retries};
 use crate::store::{Budget, Changes, Files, Store, StoreError, prefix};
+use crate::timers::{self, TimerClock, Timers};
 
 /// What a task is opened with.
 pub struct TaskOptions<'a> {
@@ -56,6 +57,7 @@ pub struct Task {
     stores: Vec<Store>,
     files: Arc<Files>,
     collector: Collector,
+    timers: Timers,
     disposal: Disposal,
     /// Index of the retry topic among the inputs, where it is one.
     retry_input: Option<usize>,
@@ -111,6 +113,7 @@ impl Task {
             stores,
             files,
             collector: Collector::new(outbox, clock, service.name, partition, service.outputs.clone()),
+            timers: Timers::new(&service.stores, last.stream_time),
             disposal: Disposal { service: service.name, dead_letters, retries },
             retry_input: service.inputs.iter().position(|input| *input == retry::topic(service.name)),
             setup,
@@ -140,10 +143,14 @@ impl Task {
     }
 
     /// Processes the next record, if one is buffered: a retried one that is due, or the smallest by (timestamp, topic,
-    /// partition, offset). One that cannot be processed goes the way of the error policy.
+    /// partition, offset). Before it come the timers that stream time has made due. A record that cannot be processed goes
+    /// the way of the error policy.
     ///
     /// Errors: `Poisoned` when the record has left the task half changed.
     pub fn process_next(&mut self, poison: &mut Poison) -> Result<bool, ProcessError> {
+        if self.fire(TimerClock::StreamTime, self.timers.stream_time())? > 0 {
+            return Ok(true);
+        }
         let Some(source) = self.next_queue() else { return Ok(false) };
         let queue = &self.queues[source];
         let head = queue.head().expect("next_queue found a record");
@@ -166,8 +173,13 @@ impl Task {
             None => {
                 let Arrival { place: partition, record, .. } = arrival;
                 let input = Input { source: arrival.input.unwrap_or(source), partition, record };
-                let mut context =
-                    Context { stores: &mut self.stores, collector: &mut self.collector, partition: self.partition };
+                let mut context = Context {
+                    stores: &mut self.stores,
+                    collector: &mut self.collector,
+                    timers: &mut self.timers,
+                    service: self.service.name,
+                    partition: self.partition,
+                };
                 match disposal::process(&mut *self.processor, &input, &mut context) {
                     Ok(()) => None,
                     Err(Fault::Rejected { cause, detail }) => Some(Verdict { cause, detail, action: policy.on_reject }),
@@ -194,6 +206,25 @@ impl Task {
         Ok(true)
     }
 
+    /// Fires timers that are due at `now_ms` by the wall clock. Returns how many.
+    pub fn fire_wall_clock(&mut self, now_ms: i64) -> Result<usize, ProcessError> {
+        self.fire(TimerClock::WallClock, now_ms)
+    }
+
+    fn fire(&mut self, clock: TimerClock, now_ms: i64) -> Result<usize, ProcessError> {
+        let mut context = Context {
+            stores: &mut self.stores,
+            collector: &mut self.collector,
+            timers: &mut self.timers,
+            service: self.service.name,
+            partition: self.partition,
+        };
+        let records = self.taken.records();
+        disposal::in_timer(self.service.name, || {
+            timers::fire(&mut *self.processor, &mut context, clock, now_ms, records)
+        })
+    }
+
     /// Records processed since the last commit.
     pub fn uncommitted_records(&self) -> i64 {
         self.taken.records()
@@ -201,7 +232,17 @@ impl Task {
 
     /// There is something to commit, if only a position.
     pub fn is_dirty(&self) -> bool {
-        self.taken.moved(&self.queues)
+        self.taken.moved(&self.queues) || self.timers.have_fired()
+    }
+
+    /// Since the last commit.
+    pub fn have_timers_fired(&self) -> bool {
+        self.timers.have_fired()
+    }
+
+    /// A store as it is now, with what is not committed.
+    pub fn store(&mut self, index: usize) -> &mut Store {
+        &mut self.stores[index]
     }
 
     /// Bytes emitted since the last commit.
@@ -220,14 +261,19 @@ impl Task {
     }
 
     /// Writes the last outputs and the changelog into the transaction, one changelog record for each changed key; what is
-    /// processed from here on belongs to the next commit. `None`: no record was processed.
+    /// processed from here on belongs to the next commit. `None`: no record was processed, and no timer fired.
     pub fn prepare_commit(&mut self) -> Result<Option<PreparedTask>, ProcessError> {
-        if self.taken.records() == 0 {
+        if self.taken.records() == 0 && !self.timers.have_fired() {
             self.taken.begin(&self.queues);
             return Ok(None);
         }
-        let mut context =
-            Context { stores: &mut self.stores, collector: &mut self.collector, partition: self.partition };
+        let mut context = Context {
+            stores: &mut self.stores,
+            collector: &mut self.collector,
+            timers: &mut self.timers,
+            service: self.service.name,
+            partition: self.partition,
+        };
         if let Err(error) = disposal::before_commit(&mut *self.processor, &mut context) {
             if matches!(error, ProcessError::Panicked(_)) {
                 self.processor = (self.service.processor)(&self.setup)?;
@@ -236,7 +282,11 @@ impl Task {
         }
         let (mut changes, state_changes) = self.collect_changes()?;
         let collected = self.collector.collected();
-        let this = LastCommit { sequence: self.last.sequence + 1, digest: collected.digest };
+        let this = LastCommit {
+            sequence: self.last.sequence + 1,
+            digest: collected.digest,
+            stream_time: self.timers.stream_time(),
+        };
         self.write_changelog(LastCommit::KEY, Some(&this.to_bytes()))?;
         changes.set(LastCommit::KEY, Some(&this.to_bytes()));
         let schema_ids: Vec<i32> = self.processor.schema_ids().into_iter().map(|id| id as i32).collect();
@@ -248,6 +298,7 @@ impl Task {
             previous: self.last,
             this,
             schema_ids: &schema_ids,
+            firings: &self.timers.take_fired(),
         };
         let manifest = manifest::manifest(&about, &mut self.taken, &self.queues, collected);
         self.stores.iter_mut().for_each(Store::freeze);
@@ -292,6 +343,7 @@ impl Task {
     pub fn aborted(&mut self, positions: &[(TopicPartition, i64)]) {
         self.last = self.settled;
         self.stores.iter_mut().for_each(Store::aborted);
+        self.timers.aborted(self.last.stream_time);
         self.processor.reset();
         self.queues = positions.iter().map(|(input, position)| RecordQueue::new(input.clone(), *position)).collect();
         self.begin();

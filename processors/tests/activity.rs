@@ -14,7 +14,7 @@ use engram_pipeline::service::{self, Running};
 use engram_pipeline::status::WorkerStatus;
 use engram_pipeline::store::Budget;
 use engram_pipeline::worker::{CommitOptions, WorkerOptions};
-use engram_processors::activity::{self, ActivityConfig, Dimension, SourceConfig};
+use engram_processors::activity::{self, ActivityConfig, Dimension, LateEvents, SourceConfig};
 use engram_schemas::activity::{Interaction, Session, WindowCount};
 use engram_schemas::codec::{Decoder, Encoder};
 use engram_schemas::registry::Registry;
@@ -38,6 +38,7 @@ struct Run {
 struct Out {
     windows: Vec<WindowCount>,
     sessions: Vec<(String, Option<Session>)>,
+    late: Vec<Interaction>,
 }
 
 fn run(run: &Run) -> Out {
@@ -49,6 +50,7 @@ fn run(run: &Run) -> Out {
         session_gap_ms: GAP_MS,
         sessions: true,
         idle_ms: 60_000,
+        late: LateEvents::Topic,
         future_ms_max: i64::MAX,
     };
     let service = Arc::new(activity::service(config));
@@ -112,8 +114,11 @@ fn run(run: &Run) -> Out {
     let sessions =
         sessions.into_iter().map(|(key, value)| (key, value.map(|value| decoder.decode(&value).expect("a session"))));
     let sessions = sessions.collect();
+    let late = records(activity::LATE);
+    let late = late.iter().map(|(_, value)| decoder.decode(value.as_ref().expect("as it came")).expect("an event"));
+    let late = late.collect();
     assert!(records("dead-letters").is_empty());
-    Out { windows, sessions }
+    Out { windows, sessions, late }
 }
 
 fn read(log: &dyn Log, topic: &str, partition: i32) -> Vec<(String, Option<Vec<u8>>)> {
@@ -231,6 +236,7 @@ proptest! {
         prop_assert_eq!(last_windows(&out.windows), all_windows(&events));
         prop_assert_eq!(last_sessions(&out.sessions), all_sessions(&events));
         prop_assert!(out.windows.iter().all(|window| !window.is_final));
+        prop_assert_eq!(out.late, []);
     }
 
     /// Each partition is in order, and some are far ahead of others: by any other clock than that of all tasks, the events
@@ -249,6 +255,7 @@ proptest! {
         let out = run(&Run { events: events.clone(), shift, partitions, workers, grace_ms: Some(0), records_max });
         prop_assert_eq!(last_windows(&out.windows), all_windows(&events));
         prop_assert_eq!(last_sessions(&out.sessions), all_sessions(&events));
+        prop_assert_eq!(out.late, []);
         let mut closed = BTreeSet::new();
         for window in &out.windows {
             let id = (window.dimension.clone(), window.key.clone(), window.window_start);
@@ -265,14 +272,17 @@ proptest! {
         events in proptest::collection::vec(interaction(), 1..150), grace_ms in 0..300_i64, records_max in 1..40_i64,
     ) {
         let out = run(&Run { events: events.clone(), shift: |_| 0, partitions: 1, workers: 1, grace_ms: Some(grace_ms), records_max });
-        let (mut expected, mut stream_time) = (Windows::new(), i64::MIN);
+        let (mut expected, mut late, mut stream_time) = (Windows::new(), Vec::new(), i64::MIN);
         for event in &events {
             stream_time = stream_time.max(event.time);
             let start = event.time - event.time.rem_euclid(SIZE_MS);
             if start + SIZE_MS + grace_ms > stream_time {
                 add(&mut expected, "user", &event.user, event.time);
+            } else {
+                late.push(event.clone());
             }
         }
+        prop_assert_eq!(out.late, late);
         let users: Vec<_> = out.windows.iter().filter(|window| window.dimension == "user").cloned().collect();
         prop_assert_eq!(last_windows(&users), expected.clone());
         let mut closed = BTreeSet::new();

@@ -19,7 +19,7 @@ pub struct Manifest {
     #[serde(default)]
     pub wall_clock: Vec<i64>,
     #[serde(default)]
-    pub timers: Vec<i64>,
+    pub firings: Vec<Firing>,
     #[serde(default)]
     pub seed: i64,
     #[serde(default)]
@@ -51,6 +51,15 @@ pub struct InputRange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     pub input: i32,
+    pub count: i64,
+}
+
+/// Timers that were fired between two records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firing {
+    pub after: i64,
+    pub wall_clock: bool,
+    pub time: i64,
     pub count: i64,
 }
 

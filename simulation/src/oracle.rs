@@ -124,7 +124,7 @@ impl Oracle {
                     same(&at, "change", &(actual.key.as_slice(), actual.value.as_deref()), &(full.as_slice(), value))?;
                 }
             }
-            last = LastCommit { sequence: manifest.sequence, digest: digest.digest128().to_be_bytes() };
+            last = LastCommit { sequence: manifest.sequence, digest: digest.digest128().to_be_bytes(), ..last };
             same(&at, "digest", &manifest.digest.as_slice(), &last.digest.as_slice())?;
             let actual = changes.next().ok_or(format!("{at}: the changelog ends early"))?;
             same(&at, "last commit", &actual.value.as_deref(), &Some(last.to_bytes().as_slice()))?;

@@ -110,13 +110,17 @@ fn collect(
     Ok(())
 }
 
-/// The key itself, or the text of one of its fields.
+/// The key itself, or the text of one of its fields or parts.
 fn matches(key: &Value, wanted: &str) -> bool {
     if serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *key) {
         return true;
     }
     let text = |field: &Value| field.as_str().map_or_else(|| field.to_string(), str::to_owned);
-    key.as_object().is_some_and(|fields| fields.values().any(|field| text(field) == wanted))
+    match key {
+        Value::Object(fields) => fields.values().any(|field| text(field) == wanted),
+        Value::Array(parts) => parts.iter().any(|part| text(part) == wanted),
+        whole => text(whole) == wanted,
+    }
 }
 
 fn print(global: &Global, entries: &[Entry]) -> anyhow::Result<()> {

@@ -55,6 +55,7 @@ pub struct Store {
     fresh_sorted: Option<BTreeSet<Box<[u8]>>>,
     young_bytes: usize,
     cache_bytes_max: usize,
+    aborts: u64,
     /// Scratch for the RocksDB key.
     full_key: Vec<u8>,
 }
@@ -71,6 +72,7 @@ impl Store {
             fresh_sorted: None,
             young_bytes: 0,
             cache_bytes_max,
+            aborts: 0,
             full_key: Vec::new(),
         }
     }
@@ -172,6 +174,11 @@ impl Store {
         })
     }
 
+    /// How often it was set back: what was noted of its contents before no longer holds.
+    pub fn aborts(&self) -> u64 {
+        self.aborts
+    }
+
     /// The key of a change in RocksDB and the changelog.
     pub(crate) fn prefix(&self) -> u8 {
         self.prefix
@@ -197,6 +204,7 @@ impl Store {
 
     /// The transaction was aborted: neither the frozen changes nor those that were made on top of them ever were.
     pub(crate) fn aborted(&mut self) {
+        self.aborts += 1;
         self.young.clear();
         self.old.clear();
         self.dirty.clear();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Error, ErrorKind,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Env, Error, ErrorKind,
     IteratorMode, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
@@ -33,6 +33,8 @@ const NEVER_FLUSH: u64 = u64::MAX;
 pub struct Budget {
     cache: Cache,
     write_buffers: WriteBufferManager,
+    /// `None`: the disk.
+    memory: Option<Env>,
 }
 
 impl Budget {
@@ -42,7 +44,14 @@ impl Budget {
             cache: Cache::new_lru_cache(bytes / 2),
             // No stall: when over the budget, RocksDB flushes early.
             write_buffers: WriteBufferManager::new_write_buffer_manager(bytes / 2, false),
+            memory: None,
         }
+    }
+
+    /// The databases lie in memory and are gone with the budget: for tests.
+    pub fn in_memory(bytes: usize) -> Result<Self, StoreError> {
+        let env = Env::mem_env().map_err(|error| to_store_error(Path::new("memory"), &error))?;
+        Ok(Self { memory: Some(env), ..Self::new(bytes) })
     }
 }
 
@@ -73,6 +82,9 @@ impl Files {
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
         options.set_block_based_table_factory(&block_options(&budget.cache));
+        if let Some(memory) = &budget.memory {
+            options.set_env(memory);
+        }
         let db = DB::open(&options, path).map_err(|error| to_store_error(path, &error))?;
         Ok(Self::from_db(db, path, clock.clone()))
     }

@@ -11,10 +11,12 @@
 //! the process died, and catches up from its stored position. It is never wiped.
 
 mod cache;
+pub mod codec;
 mod files;
 mod query;
 #[cfg(test)]
 mod tests;
+mod timed;
 
 use thiserror::Error;
 
@@ -23,6 +25,8 @@ use crate::log::LogError;
 pub use cache::{Order, Store};
 pub use files::{Budget, Changes, Files};
 pub use query::Query;
+pub(crate) use timed::unreadable;
+pub use timed::{Due, TimedStore};
 
 /// An error of the stores.
 #[derive(Debug, Error)]

@@ -105,8 +105,12 @@ impl Worker {
             let wait = self.step()?;
             if wait > Duration::ZERO && !self.committer.is_under_way() {
                 self.consumer.wait(wait)?;
-            } else if wait > Duration::ZERO && self.settle(wait)? == Some(Outcome::Aborted) {
-                self.rewind()?;
+            } else if wait > Duration::ZERO {
+                match self.settle(wait) {
+                    Ok(Some(Outcome::Aborted)) => self.rewind()?,
+                    Ok(_) => {}
+                    Err(error) => self.set_back(error)?,
+                }
             }
         }
         self.stop()
@@ -137,7 +141,11 @@ impl Worker {
             ProcessError::Poisoned(_) => {}
             // It is to be found out which.
             ProcessError::Panicked(_) | ProcessError::Log(LogError::TooLarge(_)) => {
-                self.note_failure(true, &chain(&error));
+                if !self.note_failure(true, &chain(&error)) {
+                    let service = self.options.service.name;
+                    let reason = format!("no commit of service {service} succeeds, whichever record is left out");
+                    return Err(ProcessError::Refused(format!("{reason}: {}", chain(&error))));
+                }
             }
             error => return Err(error),
         }
@@ -167,7 +175,7 @@ impl Worker {
         Ok(if processed > 0 { Duration::ZERO } else { self.wait_time() })
     }
 
-    /// Fills each task's queues and processes a slice of them. Returns the records processed.
+    /// Fills each task's queues, fires its timers and processes a slice of its records. Returns how many of both.
     fn process(&mut self) -> Result<usize, ProcessError> {
         let inputs = self.options.service.inputs.len();
         let mut poison = self.options.status.poison();
@@ -180,7 +188,8 @@ impl Worker {
                     task.add(input, fetched);
                 }
             }
-            let slice = if poison.is_careful() { 1 } else { SLICE_RECORDS };
+            processed += task.fire_wall_clock(self.options.clock.now_ms())?;
+            let slice = if poison.is_careful() { usize::from(processed == 0) } else { SLICE_RECORDS };
             for _ in 0..slice {
                 if !task.process_next(&mut poison)? {
                     break;
@@ -201,14 +210,17 @@ impl Worker {
     }
 
     fn commit_is_due(&self, processed: usize) -> bool {
-        if self.options.status.poison().is_careful() && self.uncommitted_records() > 0 {
+        if self.options.status.poison().is_careful()
+            && (self.uncommitted_records() > 0 || self.tasks.iter().any(Task::have_timers_fired))
+        {
             return true;
         }
         if self.options.clock.since(self.last_commit) < self.options.commit.interval {
             return self.is_full();
         }
         // Positions that moved past control records only are committed when there is nothing else to do.
-        self.uncommitted_records() > 0 || (processed == 0 && self.tasks.iter().any(Task::is_dirty))
+        self.uncommitted_records() > 0
+            || self.tasks.iter().any(|task| task.have_timers_fired() || (processed == 0 && task.is_dirty()))
     }
 
     /// As much was processed as a commit may hold.
@@ -275,11 +287,7 @@ impl Worker {
                 let (records, prepare) = std::mem::take(&mut self.under_way);
                 self.options.status.poison().committed(records.cast_signed());
                 self.tell(records, CommitTimes { prepare, ..times });
-                let given_back = self.outbox.borrow_mut().give_back(producer);
-                if let Err(LogError::TooLarge(reason)) = &given_back {
-                    self.note_failure(true, reason);
-                }
-                given_back?;
+                self.outbox.borrow_mut().give_back(producer)?;
                 Ok(Outcome::Committed)
             }
             Err(Failed::Commit(CommitError::Aborted(reason))) => {
@@ -328,10 +336,11 @@ impl Worker {
     }
 
     /// Neither what was under way nor what was done on top of it was committed, by some record's fault or the log's.
-    fn note_failure(&self, certain: bool, reason: &str) {
+    /// Returns false if no record can be held for what will go on for ever.
+    fn note_failure(&self, certain: bool, reason: &str) -> bool {
         let records = self.under_way.0.cast_signed() + self.uncommitted_records();
         let action = self.options.service.errors.on_reject.not_retried();
-        self.options.status.poison().commit_failed(records, certain, reason, action, &self.options.clock);
+        self.options.status.poison().commit_failed(records, certain, reason, action, &self.options.clock)
     }
 
     /// Throws away what was done since a commit was begun last, and goes back to the last that happened.

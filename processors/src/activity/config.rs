@@ -39,8 +39,27 @@ pub struct SourceConfig {
     /// Length of a window; windows begin at multiples of it since the epoch, UTC.
     pub size_ms: i64,
     /// How much later than its window's end an event may come and still count, by event time as all tasks have read it.
-    /// `None`: for ever, so windows and sessions are never final. A later event is dropped, and counted in a metric.
+    /// `None`: for ever, so windows and sessions are never final.
     pub grace_ms: Option<i64>,
+}
+
+/// Where events go that come when their window is closed. They are counted either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LateEvents {
+    /// Nowhere.
+    Drop,
+    /// Into the topic `activity.late`, as they came.
+    Topic,
+}
+
+impl LateEvents {
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "drop" => Some(Self::Drop),
+            "topic" => Some(Self::Topic),
+            _ => None,
+        }
+    }
 }
 
 /// The activity service's configuration.
@@ -54,6 +73,7 @@ pub struct ActivityConfig {
     pub sessions: bool,
     /// How long a task whose events do not come on may hold the windows of all others open, see `clock`.
     pub idle_ms: i64,
+    pub late: LateEvents,
     /// How far an event's time may lie after the time at which it was written to the log. Later ones are dead letters:
     /// one clock that is years ahead would close everybody's windows. Sources whose windows never close have no limit.
     pub future_ms_max: i64,
@@ -72,6 +92,7 @@ impl Default for ActivityConfig {
             session_gap_ms: SESSION_GAP_MS,
             sessions: true,
             idle_ms: 5 * MINUTE_MS,
+            late: LateEvents::Drop,
             future_ms_max: 5 * MINUTE_MS,
         }
     }

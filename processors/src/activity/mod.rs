@@ -31,13 +31,14 @@ use engram_schemas::Event;
 use engram_schemas::activity::{Interaction, Session, TaskClock, WindowCount, WindowDelta};
 use serde_json::{Value, json};
 
-pub use config::{ActivityConfig, Dimension, SourceConfig};
+pub use config::{ActivityConfig, Dimension, LateEvents, SourceConfig};
 use processor::ActivityProcessor;
 
 pub const NAME: &str = "activity";
 pub const EVENTS: &str = "activity.events";
 pub const WINDOWS: &str = "activity.windows";
 pub const SESSIONS: &str = "activity.sessions";
+pub const LATE: &str = "activity.late";
 pub const REPARTITION: &str = "engram-activity-repartition";
 
 /// Indexes into the service's inputs, outputs and stores.
@@ -50,6 +51,8 @@ pub(crate) mod at {
     pub const OUT_REPARTITION: usize = 2;
     pub const OUT_PASSED_ON: usize = 3;
     pub const OUT_CLOCK: usize = 4;
+    /// Only where late events go to their topic.
+    pub const OUT_LATE: usize = 5;
 
     pub const WINDOW_STORE: usize = 0;
     pub const SESSION_STORE: usize = 1;
@@ -75,17 +78,23 @@ pub fn service(config: ActivityConfig) -> Service {
         cleanup: Cleanup::Keep,
         max_message_bytes: TOPIC_MESSAGE_BYTES_MAX,
     };
+    let mut outputs = vec![
+        Output { topic: WINDOWS.to_owned(), event: Some(WindowCount::NAME) },
+        Output { topic: SESSIONS.to_owned(), event: Some(Session::NAME) },
+        Output { topic: REPARTITION.to_owned(), event: Some(WindowDelta::NAME) },
+        Output { topic: REPARTITION.to_owned(), event: Some(Interaction::NAME) },
+        Output { topic: REPARTITION.to_owned(), event: Some(TaskClock::NAME) },
+    ];
+    let mut topics = [EVENTS, WINDOWS, SESSIONS, REPARTITION].map(topic).to_vec();
+    if config.late == LateEvents::Topic {
+        outputs.push(Output { topic: LATE.to_owned(), event: Some(Interaction::NAME) });
+        topics.push(topic(LATE));
+    }
     Service {
         name: NAME,
         inputs: vec![EVENTS.to_owned(), REPARTITION.to_owned()],
-        outputs: vec![
-            Output { topic: WINDOWS.to_owned(), event: Some(WindowCount::NAME) },
-            Output { topic: SESSIONS.to_owned(), event: Some(Session::NAME) },
-            Output { topic: REPARTITION.to_owned(), event: Some(WindowDelta::NAME) },
-            Output { topic: REPARTITION.to_owned(), event: Some(Interaction::NAME) },
-            Output { topic: REPARTITION.to_owned(), event: Some(TaskClock::NAME) },
-        ],
-        topics: [EVENTS, WINDOWS, SESSIONS, REPARTITION].map(topic).to_vec(),
+        outputs,
+        topics,
         stores: stores(),
         processor: Box::new(move |setup| Ok(Box::new(ActivityProcessor::new(config.clone(), setup)?))),
         errors: ErrorPolicy::default(),

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use engram_pipeline::log::partitioner::partition_for;
+use engram_pipeline::operators::Late;
 use engram_pipeline::processor::{Context, Input, ProcessError, Processor, TaskSetup};
 use engram_schemas::Event as _;
 use engram_schemas::activity::{Interaction, Session, TaskClock, WindowCount, WindowDelta};
@@ -13,7 +14,7 @@ use engram_schemas::registry::RegistryError;
 use indexmap::IndexMap;
 
 use super::clock::{Tasks, Told};
-use super::config::{ActivityConfig, Dimension, SourceConfig};
+use super::config::{ActivityConfig, Dimension, LateEvents, SourceConfig};
 use super::windows::{self, Counted, Step, WindowKey};
 use super::{REPARTITION, SESSIONS, WINDOWS, at, sessions};
 
@@ -104,7 +105,11 @@ impl ActivityProcessor {
             }
         }
         if self.is_late(context, source, Step::Users, start)? {
-            return Ok(());
+            let late = match config.late {
+                LateEvents::Drop => Late::Drop,
+                LateEvents::Topic => Late::Topic(at::OUT_LATE),
+            };
+            return late.send("users", input, context);
         }
         for &dimension in &config.dimensions {
             let key = match dimension {
@@ -141,11 +146,11 @@ impl ActivityProcessor {
         match self.decoder.type_name(value)? {
             Some(Interaction::NAME) => self.event(input, context),
             Some(TaskClock::NAME) => self.heard(input, context),
-            _ => self.delta(value, context),
+            _ => self.delta(input, value, context),
         }
     }
 
-    fn delta(&mut self, value: &[u8], context: &mut Context<'_>) -> Result<(), ProcessError> {
+    fn delta(&mut self, input: &Input<'_>, value: &[u8], context: &mut Context<'_>) -> Result<(), ProcessError> {
         let delta: WindowDelta = self.decoder.decode(value)?;
         let dimension = Dimension::from_name(&delta.dimension)
             .ok_or_else(|| ProcessError::reject("unknown-dimension", format!("no dimension {}", delta.dimension)))?;
@@ -156,7 +161,8 @@ impl ActivityProcessor {
         let config = Arc::clone(&self.config);
         let source = config.source(&delta.source);
         if self.is_late(context, source, Step::Gathered, delta.window_start)? {
-            return Ok(());
+            // No event of anyone's, but a part of a count.
+            return Late::Drop.send("gathered", input, context);
         }
         let key = WindowKey {
             step: Step::Gathered,

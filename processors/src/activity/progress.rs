@@ -24,7 +24,7 @@ impl ActivityProcessor {
         source: &SourceConfig,
         time: i64,
     ) -> Result<(), ProcessError> {
-        context.stream_time(time);
+        context.advance_stream_time(time);
         if source.grace_ms.is_none() {
             return Ok(());
         }
@@ -72,7 +72,7 @@ impl ActivityProcessor {
         Ok(context.store(at::CLOCK_STORE).put(&self.key, &self.buffer)?)
     }
 
-    /// Whether a window is closed already; what comes for it then is counted as late, and for nothing else.
+    /// Whether a window is closed already: what comes for it then is late.
     pub(super) fn is_late(
         &mut self,
         context: &mut Context<'_>,
@@ -87,12 +87,7 @@ impl ActivityProcessor {
         let stored = context.store(at::CLOCK_STORE).get(&self.key)?;
         let Some(watermark) = stored.and_then(|bytes| Clock::watermark_of(bytes, step)) else { return Ok(false) };
         let number = start.div_euclid(source.size_ms);
-        let is_late = windows::last_closed(source, watermark).is_some_and(|closed| number <= closed);
-        if is_late {
-            let step = (step as u8).to_string();
-            metrics::counter!("engram_late_records_total", "service" => super::NAME, "step" => step).increment(1);
-        }
-        Ok(is_late)
+        Ok(windows::last_closed(source, watermark).is_some_and(|closed| number <= closed))
     }
 
     fn close_windows(
