@@ -238,6 +238,8 @@ fn a_worker_fires_timers_while_nothing_comes() {
             static_membership: true,
             commit: CommitOptions { interval: Duration::from_millis(5), ..CommitOptions::default() },
             on_commit: None,
+            snapshots: None,
+            standby: None,
             stop: Arc::new(AtomicBool::new(false)),
             status: Arc::new(WorkerStatus::default()),
             service,
