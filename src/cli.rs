@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::values::Start;
+use crate::values::{Place, Start};
 
 /// Event-sourced streaming for applications in which people edit documents and a knowledge graph together.
 #[derive(Debug, Parser)]
@@ -63,6 +63,9 @@ pub enum Command {
     /// Snapshots of the services' stores
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Records that could not be processed: look at them, send them back
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// Let a service begin anew: forgets its positions, stores, changelog and outputs
     Reset(Reset),
     /// Measure
@@ -210,6 +213,62 @@ pub enum Snapshot {
     Prune { service: Option<String> },
 }
 
+#[derive(Debug, Subcommand)]
+pub enum DeadLetters {
+    /// The newest, in the order in which they were found
+    List {
+        #[command(flatten)]
+        filter: LetterFilter,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// One of them, in full
+    Show {
+        /// PARTITION:OFFSET, as `dead-letters list` shows it
+        place: Place,
+    },
+    /// Send records back to the topics that they came from, each once
+    Replay(Replay),
+}
+
+#[derive(Debug, Args)]
+pub struct LetterFilter {
+    /// Only those of this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only those with this cause, such as malformed
+    #[arg(long, value_name = "CAUSE")]
+    pub cause: Option<String>,
+    /// Where to begin: beginning, end, an offset of the topic dead-letters, or a time (RFC 3339)
+    #[arg(long, value_name = "WHERE", default_value = "beginning")]
+    pub from: Start,
+    /// Where to stop: end, an offset (exclusive), or a time
+    #[arg(long, value_name = "WHERE", default_value = "end")]
+    pub to: Start,
+}
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// PARTITION:OFFSET, as `dead-letters list` shows it
+    #[arg(value_name = "PLACE", required_unless_present = "all")]
+    pub places: Vec<Place>,
+    /// All that the filters let through and that were not sent back before
+    #[arg(long, conflicts_with = "places")]
+    pub all: bool,
+    #[command(flatten)]
+    pub filter: LetterFilter,
+    /// Send this JSON instead of the record's value, checked against the topic's schema; - is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub value: Option<PathBuf>,
+    /// Full name of the mended value's type, where the topic takes several
+    #[arg(long = "type", value_name = "NAME", requires = "value")]
+    pub event_type: Option<String>,
+    /// Also what was sent back before
+    #[arg(long)]
+    pub again: bool,
+}
+
 #[derive(Debug, Args)]
 pub struct Reset {
     pub service: String,
@@ -220,23 +279,38 @@ pub struct Reset {
 
 #[derive(Debug, Args)]
 pub struct Bench {
+    /// What to measure; without it, what the runtime costs
     #[command(subcommand)]
-    pub only: Option<BenchOnly>,
+    pub what: Option<BenchWhat>,
     /// Events of each measurement
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 1_000_000)]
     pub records: u64,
     /// Size of an event's record value, about
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    #[arg(long, global = true, value_name = "BYTES", default_value_t = 100)]
     pub bytes: usize,
     /// Distinct keys for the stateful measurements
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 100_000)]
     pub keys: u64,
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 4)]
     pub partitions: i32,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum BenchOnly {
+pub enum BenchWhat {
+    /// The services over 1 to 8 partitions
+    Scale {
+        /// Numbers of partitions
+        #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,2,4,8",
+              value_parser = clap::value_parser!(i32).range(1..=64))]
+        over: Vec<i32>,
+    },
+    /// State of many small keys: what a record costs, and the memory that it takes
+    Keys {
+        /// Numbers of keys
+        #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1000000",
+              value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+        sizes: Vec<u64>,
+    },
     /// Restoring a task's state: from the changelog, from a snapshot, and opening what is there
     Restore(BenchRestore),
 }

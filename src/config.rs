@@ -12,6 +12,9 @@ use serde::{Deserialize, Deserializer};
 
 use crate::values::duration_ms;
 
+mod errors;
+pub use errors::Errors;
+
 /// Partitions of a topic.
 const PARTITIONS_MAX: i32 = 10_000;
 /// Half of a transaction's timeout.
@@ -30,6 +33,7 @@ pub struct Config {
     pub memory: Memory,
     pub snapshots: Snapshots,
     pub standby: Standby,
+    pub errors: Errors,
     pub activity: Activity,
     pub kafka: Kafka,
     pub http: Http,
@@ -232,6 +236,7 @@ impl Config {
             self.standby.replicas
         );
         self.activity_config()?;
+        self.errors.check()?;
         Ok(())
     }
 
@@ -313,6 +318,8 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error>
 
 #[cfg(test)]
 mod tests {
+    use engram_pipeline::errors::ErrorPolicy;
+
     use super::*;
 
     #[test]
@@ -333,6 +340,8 @@ mod tests {
         let (documented, default): (Config, _) = (toml::from_str(block).expect("valid"), Config::default());
         documented.check().expect("it can be used");
         assert_eq!(documented.activity_config().expect("valid"), default.activity_config().expect("valid"));
+        let errors = |config: &Config| config.errors.policy("activity").expect("valid");
+        assert_eq!((errors(&documented), errors(&default)), (ErrorPolicy::default(), ErrorPolicy::default()));
         let shown = |config: &Config| {
             let Config { partitions, commit, memory, snapshots, standby, .. } = config;
             format!("{partitions:?} {commit:?} {memory:?} {snapshots:?} {standby:?}")

@@ -4,6 +4,9 @@ use std::io::Write;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
+use engram_schemas::codec::{DecodeError, Decoder};
+use engram_schemas::registry::RegistryError;
+use serde_json::Value;
 use thiserror::Error;
 
 /// Longest cell of a table.
@@ -47,4 +50,28 @@ pub fn json(value: &impl serde::Serialize) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer(&mut out, value)?;
     writeln!(out)
+}
+
+/// A record's value, decoded; what cannot be decoded is shown as text, or as hexadecimal bytes.
+///
+/// Errors: the registry cannot be asked.
+pub fn value(decoder: &mut Decoder, value: Option<&[u8]>) -> Result<Value, RegistryError> {
+    Ok(value_as(decoder, value)?.0)
+}
+
+/// As `value`, and how it is shown: `decoded`, `text` or `hex`.
+pub fn value_as(decoder: &mut Decoder, value: Option<&[u8]>) -> Result<(Value, &'static str), RegistryError> {
+    let Some(bytes) = value else { return Ok((Value::Null, "null")) };
+    match decoder.decode_json(bytes) {
+        Ok(value) => Ok((value, "decoded")),
+        Err(DecodeError::Registry(error)) => Err(error),
+        Err(_) => Ok(match std::str::from_utf8(bytes) {
+            Ok(text) => (serde_json::from_str(text).unwrap_or_else(|_| text.into()), "text"),
+            Err(_) => (hexadecimal(bytes).into(), "hex"),
+        }),
+    }
+}
+
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,5 +1,6 @@
-//! Values of the command line and the configuration: moments and durations.
+//! Values of the command line and the configuration: moments, places and durations.
 
+use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -29,6 +30,33 @@ impl FromStr for Start {
         Timestamp::from_str(text)
             .map(|time| Self::Time(time.as_millisecond()))
             .map_err(|_| "expected beginning, end, an offset, or a time such as 2026-01-31T12:00:00Z".to_owned())
+    }
+}
+
+/// The place of a dead letter: partition and offset of the topic `dead-letters`, written PARTITION:OFFSET.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = || {
+            let (partition, offset) = text.split_once(':')?;
+            let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
+            (partition >= 0 && offset >= 0).then_some(Self { partition, offset })
+        };
+        read()
+            .ok_or_else(|| "expected PARTITION:OFFSET such as 0:17, as 'engram dead-letters list' shows it".to_owned())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.partition, self.offset)
     }
 }
 
@@ -64,6 +92,15 @@ mod tests {
         assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(Start::Time(1_000)));
         assert!("-1".parse::<Start>().is_err());
         assert!("yesterday".parse::<Start>().is_err());
+    }
+
+    #[test]
+    fn places_are_a_partition_and_an_offset() {
+        assert_eq!("3:17".parse(), Ok(Place { partition: 3, offset: 17 }));
+        assert_eq!("3:17".parse::<Place>().map(|place| place.to_string()), Ok("3:17".to_owned()));
+        for wrong in ["", "3", "3:", ":17", "3:x", "-1:0", "0:-1", "99999999999:1", "3:17:1"] {
+            assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

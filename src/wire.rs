@@ -43,6 +43,12 @@ pub fn service(name: &str, config: &Config) -> anyhow::Result<Service> {
     }
 }
 
+/// A service by its name, with the error policy that the configuration gives it on this log.
+pub fn service_on(connection: &Connection, name: &str) -> anyhow::Result<Service> {
+    let service = service(name, &connection.config)?;
+    Ok(service.with_errors(connection.config.errors.policy(name)?, &*connection.log)?)
+}
+
 /// The stores of a service.
 pub fn stores(service: &str) -> anyhow::Result<Vec<StoreSpec>> {
     match service {

@@ -96,7 +96,7 @@ fn write(log: &Arc<dyn Log>) -> (Vec<Bad>, usize) {
     let encoder = Encoder::<Interaction>::register(&*registry, TOPIC).expect("registered");
     let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
     let mut producer = log.producer(&options).expect("a producer");
-    let mut write = |key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, &[u8])]| {
+    let mut write = |key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]| {
         let record = NewRecord { topic: TOPIC, partition: 1, timestamp_ms: Some(NOW_MS), key, value, headers };
         producer.write(&record, false).expect("written");
     };
@@ -105,7 +105,7 @@ fn write(log: &Arc<dyn Log>) -> (Vec<Bad>, usize) {
         encoder.encode(&good(number), &mut value).expect("encoded");
         write(Some(b"ada"), Some(&value), &[]);
         if let Some(bad) = bad.get(number) {
-            write(bad.key.as_deref(), bad.value.as_deref(), &[("origin", b"test\xff")]);
+            write(bad.key.as_deref(), bad.value.as_deref(), &[("origin", Some(b"test\xff"))]);
         }
     }
     producer.flush().expect("flushed");

@@ -111,12 +111,12 @@ impl Collector {
                 if let Some((topic, partition, offset)) = &self.cause {
                     write!(self.causation, "{topic}/{partition}/{offset}").expect("strings take everything");
                 }
-                let headers: [(&str, &[u8]); 5] = [
-                    ("ce_specversion", b"1.0"),
-                    ("ce_id", self.id.as_bytes()),
-                    ("ce_type", event.as_bytes()),
-                    ("ce_source", self.source.as_bytes()),
-                    ("causation", self.causation.as_bytes()),
+                let headers: [(&str, Option<&[u8]>); 5] = [
+                    ("ce_specversion", Some(b"1.0")),
+                    ("ce_id", Some(self.id.as_bytes())),
+                    ("ce_type", Some(event.as_bytes())),
+                    ("ce_source", Some(self.source.as_bytes())),
+                    ("causation", Some(self.causation.as_bytes())),
                 ];
                 outbox.write(&NewRecord { headers: &headers, ..record }, false)?;
             }

@@ -95,6 +95,7 @@ impl DeadLetters {
             cause: cause.code.to_owned(),
             detail,
             time: self.clock.now_ms(),
+            whole: is_whole,
         };
         self.encoder
             .encode(&letter, &mut self.buffer)
@@ -105,7 +106,7 @@ impl DeadLetters {
             timestamp_ms: None,
             key,
             value: Some(&self.buffer),
-            headers: &[("ce_specversion", b"1.0"), ("ce_type", b"engram.pipeline.DeadLetter")],
+            headers: &[("ce_specversion", Some(b"1.0")), ("ce_type", Some(b"engram.pipeline.DeadLetter"))],
         };
         self.outbox.borrow_mut().write(&record, false)
     }

@@ -11,6 +11,9 @@ use crate::log::{LogError, NewRecord, Producer};
 /// The worker's outbox, shared by its tasks; all of them live on the worker's thread.
 pub type SharedOutbox = Rc<RefCell<Outbox>>;
 
+/// The length of a header's value that is null.
+const NULL: u32 = u32::MAX;
+
 pub struct Outbox {
     /// `None` while it commits.
     producer: Option<Box<dyn Producer>>,
@@ -30,7 +33,8 @@ struct Held {
     topic: usize,
     partition: i32,
     timestamp_ms: Option<i64>,
-    /// Where the record's bytes begin: key, value, then each header's name and value behind their lengths (u32).
+    /// Where the record's bytes begin: key, value, then each header's name and value behind their lengths (u32;
+    /// `NULL` for no value).
     start: usize,
     key_len: Option<usize>,
     value_len: Option<usize>,
@@ -72,6 +76,11 @@ impl Outbox {
         self.waiting.clear();
     }
 
+    /// Forgets what waits for the producer: it is not to be written.
+    pub fn forget_waiting(&mut self) {
+        self.waiting.clear();
+    }
+
     /// Aborts the open transaction. The producer must be here.
     pub fn abort(&mut self) -> Result<(), LogError> {
         self.waiting.clear();
@@ -105,13 +114,15 @@ impl Waiting {
         for (name, value) in record.headers {
             self.bytes.extend_from_slice(&(name.len() as u32).to_be_bytes());
             self.bytes.extend_from_slice(name.as_bytes());
-            self.bytes.extend_from_slice(&(value.len() as u32).to_be_bytes());
-            self.bytes.extend_from_slice(value);
+            self.bytes.extend_from_slice(&value.map_or(NULL, |value| value.len() as u32).to_be_bytes());
+            self.bytes.extend_from_slice(value.unwrap_or_default());
         }
     }
 
     /// Gives each record to `write`, in order; after an error the rest is forgotten, as its transaction is void.
     fn drain(&mut self, mut write: impl FnMut(&NewRecord<'_>, bool) -> Result<(), LogError>) -> Result<(), LogError> {
+        // One for all records: no allocation for each.
+        let mut headers: Vec<(&str, Option<&[u8]>)> = Vec::new();
         let outcome = self.records.iter().try_for_each(|held| {
             let mut rest = &self.bytes[held.start..];
             let mut take = |len: usize| {
@@ -123,10 +134,13 @@ impl Waiting {
             let value = held.value_len.map(&mut take);
             let mut field = || {
                 let len = take(4).try_into().map_or(0, u32::from_be_bytes);
-                take(len as usize)
+                (len != NULL).then(|| take(len as usize))
             };
-            let headers: Vec<(&str, &[u8])> =
-                (0..held.headers).map(|_| (std::str::from_utf8(field()).expect("names are text"), field())).collect();
+            headers.clear();
+            headers.extend((0..held.headers).map(|_| {
+                let name = field().unwrap_or_default();
+                (std::str::from_utf8(name).expect("names are text"), field())
+            }));
             let record = NewRecord {
                 topic: &self.topics[held.topic],
                 partition: held.partition,
@@ -153,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_waited_comes_out_as_it_went_in() {
-        let headers: [(&str, &[u8]); 2] = [("ce_id", b"1-2"), ("", b"")];
+        let headers: [(&str, Option<&[u8]>); 3] = [("ce_id", Some(b"1-2")), ("", Some(b"")), ("null", None)];
         let record = |partition, key, value, headers| NewRecord {
             topic: if partition == 1 { "a" } else { "b" },
             partition,

@@ -7,6 +7,7 @@ use engram_schemas::registry::Registry;
 use thiserror::Error;
 
 use crate::collector::Collector;
+use crate::errors::ErrorPolicy;
 use crate::log::{LogError, RecordRef, TopicPartition, TopicSpec};
 use crate::store::{Store, StoreError, StoreSpec};
 use crate::timers::{Timer, TimerClock, Timers};
@@ -23,6 +24,8 @@ pub struct Service {
     /// The stores of each task, by the index that `Context::store` takes.
     pub stores: Vec<StoreSpec>,
     pub processor: MakeProcessor,
+    /// What becomes of records that cannot be processed; set by `with_errors`.
+    pub errors: ErrorPolicy,
 }
 
 /// Makes the processor of one task.
@@ -46,7 +49,8 @@ pub struct TaskSetup {
 
 /// The logic of one task.
 pub trait Processor: Send {
-    /// Processes one record. On `Reject` nothing may have been written or emitted for it: check first, then act.
+    /// Processes one record. On `Reject` nothing may have been written or emitted for it: check first, then act. After a
+    /// panic the task goes back to its last commit, with a processor made anew.
     fn process(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError>;
 
     /// Called when a timer comes due that it has set with `Context::schedule`. On `Reject` nothing may have been written
@@ -208,7 +212,7 @@ impl Emitter<'_> {
 /// Why a record was not processed.
 #[derive(Debug, Error)]
 pub enum ProcessError {
-    /// The record is at fault: it goes to the dead letters.
+    /// The record is at fault: it goes the way of the error policy, by default to the dead letters.
     #[error("{detail}")]
     Reject {
         /// Stable, for machines: `unknown-schema-id`, `not-finite`, ...
@@ -221,6 +225,12 @@ pub enum ProcessError {
     /// Something that the record needs cannot be had at present: try it again later.
     #[error("cannot process for now: {0}")]
     Retry(String),
+    /// A record has left the task half changed, and is known now (`poison`): back to the last commit.
+    #[error("{0}")]
+    Poisoned(String),
+    /// The processor has panicked between two records.
+    #[error("the processor has panicked: {0}")]
+    Panicked(String),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]

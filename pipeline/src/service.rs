@@ -9,6 +9,7 @@ use crate::dead_letter;
 use crate::log::{Cleanup, Log, LogError, TopicSpec};
 use crate::manifest;
 use crate::processor::{ProcessError, Service};
+use crate::retry;
 use crate::snapshot::{Snapshots, Turns};
 use crate::standby::{Standby, Warm};
 use crate::status::{Snapshot, WorkerStatus};
@@ -19,15 +20,20 @@ use crate::worker::{self, WorkerOptions};
 /// larger one arrives and becomes a dead letter instead of blocking its producer with a riddle.
 pub const TOPIC_MESSAGE_BYTES_MAX: usize = 24 << 20;
 
-/// The topics that a service needs for itself: changelog, manifests and dead letters.
+/// The topics that a service needs for itself: changelog, manifests, dead letters and, by its error policy, retries.
 fn own_topics(service: &Service, partitions: i32) -> Vec<TopicSpec> {
     let own =
         |name: String, cleanup| TopicSpec { name, partitions, cleanup, max_message_bytes: TOPIC_MESSAGE_BYTES_MAX };
-    vec![
+    let mut topics = vec![
         own(changelog::topic(service.name), Cleanup::Compact),
         own(manifest::topic(service.name), Cleanup::Keep),
         dead_letter::topic_spec(partitions),
-    ]
+    ];
+    let retries = retry::topic(service.name);
+    if service.inputs.contains(&retries) {
+        topics.push(own(retries, Cleanup::Keep));
+    }
+    topics
 }
 
 /// Creates what is missing of a service's topics, and checks that those which must have the same number of partitions

@@ -1,9 +1,10 @@
 //! What a worker is doing, for whoever asks: `engram services`, `--exit-when-idle`, tests.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::clock;
+use crate::poison::Poison;
 use crate::progress::{Progress, Restoring};
 use crate::store::Files;
 
@@ -24,6 +25,8 @@ pub struct WorkerStatus {
     /// Since when there has been nothing to do, ms since the epoch; 0 while there is.
     idle_since_ms: AtomicI64,
     trouble: Mutex<Option<String>>,
+    /// Kept here, as it outlives the worker's restarts.
+    poison: Mutex<Poison>,
 }
 
 /// A moment of a worker.
@@ -124,6 +127,11 @@ impl WorkerStatus {
 
     pub(crate) fn trouble(&self, trouble: Option<String>) {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What the worker knows of the records that stop it. Its own: nobody else waits for it.
+    pub(crate) fn poison(&self) -> MutexGuard<'_, Poison> {
+        self.poison.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn end(&self) {

@@ -17,12 +17,15 @@ use crate::changelog;
 use crate::clock::Clock;
 use crate::collector::Collector;
 use crate::committer::PreparedTask;
-use crate::dead_letter::{Cause, DeadLetters, RECORD_BYTES_MAX};
-use crate::log::{Fetched, LogError, NewRecord, TopicPartition};
+use crate::dead_letter::DeadLetters;
+use crate::disposal::{self, Arrival, Disposal, Fault};
+use crate::log::{Fetched, LogError, NewRecord, RecordRef, TopicPartition};
 use crate::manifest::{self, About, LastCommit, Taken};
 use crate::outbox::SharedOutbox;
+use crate::poison::{Poison, Verdict};
 use crate::processor::{Context, Input, ProcessError, Processor, Service, TaskSetup};
 use crate::queue::RecordQueue;
+use crate::retry::{self, Retries};
 use crate::store::{Changes, Files, Store, StoreError, prefix};
 use crate::timers::{self, TimerClock, Timers};
 
@@ -47,7 +50,10 @@ pub struct Task {
     files: Arc<Files>,
     collector: Collector,
     timers: Timers,
-    dead_letters: DeadLetters,
+    disposal: Disposal,
+    /// Index of the retry topic among the inputs, where it is one.
+    retry_input: Option<usize>,
+    setup: TaskSetup,
     outbox: SharedOutbox,
     changelog: TopicPartition,
     manifest_topic: String,
@@ -85,6 +91,7 @@ impl Task {
         )
         .map_err(|error| ProcessError::Retry(error.to_string()))?;
         let (outbox, clock) = (options.outbox.clone(), options.clock.clone());
+        let retries = Retries::new(outbox.clone(), clock.clone(), service.name, partition);
         let stores = (0..service.stores.len())
             .map(|index| Store::new(prefix(index), Arc::clone(&files), options.cache_bytes_max))
             .collect();
@@ -97,7 +104,9 @@ impl Task {
             files,
             collector: Collector::new(outbox, clock, service.name, partition, service.outputs.clone()),
             timers: Timers::new(&service.stores, last.stream_time),
-            dead_letters,
+            disposal: Disposal { service: service.name, dead_letters, retries },
+            retry_input: service.inputs.iter().position(|input| *input == retry::topic(service.name)),
+            setup,
             outbox: options.outbox.clone(),
             changelog: TopicPartition::new(changelog::topic(service.name), partition),
             manifest_topic: manifest::topic(service.name),
@@ -123,38 +132,65 @@ impl Task {
         self.queues[input].add(fetched);
     }
 
-    /// Processes the next record, if one is buffered: the smallest by (timestamp, topic, partition, offset). Before it come
-    /// the timers that stream time has made due.
-    pub fn process_next(&mut self) -> Result<bool, ProcessError> {
+    /// Processes the next record, if one is buffered: a retried one that is due, or the smallest by (timestamp, topic,
+    /// partition, offset). Before it come the timers that stream time has made due. A record that cannot be processed goes
+    /// the way of the error policy.
+    ///
+    /// Errors: `Poisoned` when the record has left the task half changed.
+    pub fn process_next(&mut self, poison: &mut Poison) -> Result<bool, ProcessError> {
         if self.fire(TimerClock::StreamTime, self.timers.stream_time())? > 0 {
             return Ok(true);
         }
         let Some(source) = self.next_queue() else { return Ok(false) };
         let queue = &self.queues[source];
-        let record = queue.head().expect("next_queue found a record");
-        self.collector.caused_by(&queue.partition, record.offset);
-        let size = record.size();
-        let outcome = if size > RECORD_BYTES_MAX {
-            Err(ProcessError::reject("too-large", format!("{size} bytes are more than {RECORD_BYTES_MAX}")))
-        } else {
-            let input = Input { source, partition: &queue.partition, record };
-            let mut context = Context {
-                stores: &mut self.stores,
-                collector: &mut self.collector,
-                timers: &mut self.timers,
-                service: self.service.name,
-                partition: self.partition,
-            };
-            self.processor.process(&input, &mut context)
+        let head = queue.head().expect("next_queue found a record");
+        let retried = self.retry_input == Some(source);
+        let origin = retried.then(|| self.disposal.retries.origin(head.offset, || queue.head_headers())).flatten();
+        let arrival = match &origin {
+            Some(origin) => Arrival {
+                input: self.service.inputs.iter().position(|input| **input == *origin.place.topic),
+                place: &origin.place,
+                record: RecordRef { offset: origin.offset, timestamp_ms: origin.timestamp_ms, ..head },
+                attempt: origin.attempt,
+            },
+            None => Arrival { input: (!retried).then_some(source), place: &queue.partition, record: head, attempt: 0 },
         };
-        match outcome {
-            Ok(()) => {}
-            Err(ProcessError::Reject { cause, detail }) => {
-                let cause = Cause { code: cause, detail: &detail };
-                self.dead_letters.send(&queue.partition, record, queue.head_headers(), &cause)?;
+        self.collector.caused_by(arrival.place, arrival.record.offset);
+        let policy = &self.service.errors;
+        let known = poison.verdict(&queue.partition, head.offset).cloned();
+        let verdict = match known.or_else(|| arrival.fault(policy)) {
+            Some(verdict) => Some(verdict),
+            None => {
+                let Arrival { place: partition, record, .. } = arrival;
+                let input = Input { source: arrival.input.unwrap_or(source), partition, record };
+                let mut context = Context {
+                    stores: &mut self.stores,
+                    collector: &mut self.collector,
+                    timers: &mut self.timers,
+                    service: self.service.name,
+                    partition: self.partition,
+                };
+                match disposal::process(&mut *self.processor, &input, &mut context) {
+                    Ok(()) => None,
+                    Err(Fault::Rejected { cause, detail }) => Some(Verdict { cause, detail, action: policy.on_reject }),
+                    Err(Fault::Unavailable(reason)) => {
+                        poison.unavailable(&queue.partition, head.offset, &reason, policy);
+                        return Err(ProcessError::Retry(reason));
+                    }
+                    Err(Fault::Broken { cause, detail }) => {
+                        let verdict = Verdict { cause, detail: detail.clone(), action: policy.on_reject };
+                        poison.condemn(&queue.partition, head.offset, verdict);
+                        self.processor = (self.service.processor)(&self.setup)?;
+                        return Err(ProcessError::Poisoned(detail));
+                    }
+                    Err(Fault::Other(error)) => return Err(error),
+                }
             }
-            Err(error) => return Err(error),
+        };
+        if let Some(verdict) = verdict {
+            self.disposal.dispose(policy, &arrival, queue.head_headers(), verdict)?;
         }
+        poison.taken(&queue.partition, head.offset);
         self.taken.take(source);
         self.queues[source].pop();
         Ok(true)
@@ -173,7 +209,10 @@ impl Task {
             service: self.service.name,
             partition: self.partition,
         };
-        timers::fire(&mut *self.processor, &mut context, clock, now_ms, self.taken.records())
+        let records = self.taken.records();
+        disposal::in_timer(self.service.name, || {
+            timers::fire(&mut *self.processor, &mut context, clock, now_ms, records)
+        })
     }
 
     /// Records processed since the last commit.
@@ -225,7 +264,12 @@ impl Task {
             service: self.service.name,
             partition: self.partition,
         };
-        self.processor.before_commit(&mut context)?;
+        if let Err(error) = disposal::before_commit(&mut *self.processor, &mut context) {
+            if matches!(error, ProcessError::Panicked(_)) {
+                self.processor = (self.service.processor)(&self.setup)?;
+            }
+            return Err(error);
+        }
         let (mut changes, state_changes) = self.collect_changes()?;
         let collected = self.collector.collected();
         let this = LastCommit {
@@ -301,11 +345,19 @@ impl Task {
         self.collector.begin(self.last.sequence + 1, &self.last.digest);
     }
 
-    fn next_queue(&self) -> Option<usize> {
+    fn next_queue(&mut self) -> Option<usize> {
         if let [queue] = self.queues.as_slice() {
             return queue.head().map(|_| 0);
         }
-        let heads = self.queues.iter().enumerate().filter_map(|(source, queue)| {
+        // What has waited for its time is behind all others already; what waits still must not hold them up.
+        if let Some(retry) = self.retry_input
+            && let Some(record) = self.queues[retry].head()
+            && self.disposal.retries.is_due(record.offset, || self.queues[retry].head_headers())
+        {
+            return Some(retry);
+        }
+        let others = self.queues.iter().enumerate().filter(|(source, _)| Some(*source) != self.retry_input);
+        let heads = others.filter_map(|(source, queue)| {
             let record = queue.head()?;
             Some(((record.timestamp_ms, &queue.partition, record.offset), source))
         });

@@ -1,6 +1,7 @@
 //! The smallest service: every record goes out as it came in. It exists to be measured (`engram bench`): what it costs is
 //! what the runtime costs.
 
+use engram_pipeline::errors::ErrorPolicy;
 use engram_pipeline::log::{Cleanup, TopicSpec};
 use engram_pipeline::processor::{Context, Input, Output, ProcessError, Processor, Service};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
@@ -19,6 +20,7 @@ pub fn service(input: &str, output: &str) -> Service {
         }],
         stores: Vec::new(),
         processor: Box::new(|_| Ok(Box::new(Passthrough))),
+        errors: ErrorPolicy::default(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Records that could not be processed. The fields are described in the `.avsc` file.
+//! Records that could not be processed, and those of them that were sent back. The fields are described in the `.avsc` file.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,12 @@ pub struct DeadLetter {
     pub cause: String,
     pub detail: String,
     pub time: i64,
+    #[serde(default = "whole")]
+    pub whole: bool,
+}
+
+fn whole() -> bool {
+    true
 }
 
 /// A header of the record.
@@ -34,4 +40,20 @@ pub struct Header {
 impl Event for DeadLetter {
     const NAME: &'static str = "engram.pipeline.DeadLetter";
     const SCHEMA: &'static str = include_str!("../avsc/engram.pipeline.DeadLetter.avsc");
+}
+
+/// A dead letter whose record was sent back to its topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetterReplayed {
+    pub letter_partition: i32,
+    pub letter_offset: i64,
+    pub topic: String,
+    pub partition: i32,
+    pub mended: bool,
+    pub time: i64,
+}
+
+impl Event for LetterReplayed {
+    const NAME: &'static str = "engram.pipeline.LetterReplayed";
+    const SCHEMA: &'static str = include_str!("../avsc/engram.pipeline.LetterReplayed.avsc");
 }

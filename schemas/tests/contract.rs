@@ -7,7 +7,7 @@ use std::sync::Arc;
 use engram_schemas::activity::{Interaction, Session, TaskClock, WindowCount, WindowDelta};
 use engram_schemas::codec::{Decoder, Encoder, json_to_avro};
 use engram_schemas::compatibility::{Level, check};
-use engram_schemas::dead_letter::DeadLetter;
+use engram_schemas::dead_letter::{DeadLetter, LetterReplayed};
 use engram_schemas::graph::RelationCreated;
 use engram_schemas::manifest::Manifest;
 use engram_schemas::operations::ServiceInstance;
@@ -169,6 +169,11 @@ fn relations_keep_their_bytes() {
 #[test]
 fn dead_letters_keep_their_bytes() {
     golden::<DeadLetter>();
+}
+
+#[test]
+fn replayed_letters_keep_their_bytes() {
+    golden::<LetterReplayed>();
 }
 
 #[test]

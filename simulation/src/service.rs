@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use engram_pipeline::errors::ErrorPolicy;
 use engram_pipeline::log::{Cleanup, TopicSpec};
 use engram_pipeline::processor::{Context, Input, Output, ProcessError, Processor, Service, TaskSetup};
 use engram_pipeline::store::{Order, StoreSpec};
@@ -129,6 +130,7 @@ pub fn service() -> Service {
         topics: [INPUTS[0], INPUTS[1], ANSWERS, UPDATES].map(topic).to_vec(),
         stores: vec![store("entries"), store("by_count")],
         processor: Box::new(|_: &TaskSetup| Ok(Box::new(Simulated))),
+        errors: ErrorPolicy::default(),
     }
 }
 

@@ -5,8 +5,10 @@
 
 mod end_to_end;
 mod figures;
+mod keys;
 mod load;
 mod restore;
+mod scale;
 mod services;
 
 use std::path::Path;
@@ -20,7 +22,7 @@ use engram_schemas::registry::Registry;
 use engram_schemas::registry::memory::MemoryRegistry;
 use serde_json::json;
 
-use crate::cli::{Bench, BenchOnly, Global};
+use crate::cli::{Bench, BenchWhat as What, Global};
 use crate::config::Config;
 use crate::output;
 use end_to_end::Run;
@@ -37,7 +39,7 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 pub struct Bed {
     pub log: Arc<dyn Log>,
     pub registry: Arc<dyn Registry>,
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Before the names of all its topics and groups.
     pub prefix: String,
     pub partitions: i32,
@@ -46,6 +48,17 @@ pub struct Bed {
 impl Bed {
     fn topic(&self, name: &str) -> String {
         format!("{}-{name}", self.prefix)
+    }
+
+    /// The same bed with other partitions, and topics of their own.
+    fn with_partitions(&self, partitions: i32) -> Self {
+        Self {
+            log: Arc::clone(&self.log),
+            registry: Arc::clone(&self.registry),
+            config: Arc::clone(&self.config),
+            prefix: self.topic(&partitions.to_string()),
+            partitions,
+        }
     }
 
     fn create(&self, name: &str) -> anyhow::Result<String> {
@@ -82,37 +95,42 @@ pub fn run(global: &Global, args: &Bench) -> anyhow::Result<()> {
         }
         None => Arc::new(EmbeddedLog::open(folder.path())?),
     };
-    let partitions = match &args.only {
-        Some(BenchOnly::Restore(restore)) => restore.partitions,
-        None => args.partitions,
+    let partitions = match &args.what {
+        Some(What::Restore(restore)) => restore.partitions,
+        _ => args.partitions,
     };
     let bed = Bed {
         log,
         registry: Arc::new(MemoryRegistry::default()),
-        config,
+        config: Arc::new(config),
         prefix: format!("engram-bench-{}", std::process::id()),
         partitions: partitions.max(1),
     };
     let before = bed.log.topics()?;
-    if let Some(BenchOnly::Restore(restore)) = &args.only {
+    if let Some(What::Restore(restore)) = &args.what {
         let outcome = restore::measure(&bed, restore, folder.path());
         let cleaned = bed.clean(&before);
         let lines = outcome?;
         cleaned?;
         return restore::print(global.json, &lines);
     }
-    let outcome = measure(&bed, args, folder.path());
+    let load = Load { records: args.records, bytes: args.bytes, keys: args.keys.max(1) };
+    let outcome = match &args.what {
+        None => measure(&bed, args, &load, folder.path()),
+        Some(What::Scale { over }) => scale::measure(&bed, &load, over, folder.path()),
+        Some(What::Keys { sizes }) => keys::measure(&bed, args.records, sizes, folder.path()),
+        Some(What::Restore(_)) => unreachable!("measured above"),
+    };
     let cleaned = bed.clean(&before);
     let figures = outcome?;
     cleaned?;
     print(global, args, &figures)
 }
 
-fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>> {
-    let load = Load { records: args.records, bytes: args.bytes, keys: args.keys.max(1) };
+fn measure(bed: &Bed, args: &Bench, load: &Load, folder: &Path) -> anyhow::Result<Vec<Figure>> {
     let mut figures = Vec::new();
     let input = bed.create("input")?;
-    let produce = load::produce(bed, &input, &load)?;
+    let produce = load::produce(bed, &input, load)?;
     figures.push(produce.figure("produce, the log alone"));
     reset_peak_memory();
     let consume = load::consume(bed, &input)?;
@@ -123,7 +141,8 @@ fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>
     figures.push(transactions.figure("a transaction of a record a partition, the log alone"));
 
     let measured = |kind, guarantee, name: &str| -> anyhow::Result<Measured> {
-        let measured = Runtime { bed, input: &input, records: args.records, folder, kind, guarantee }.run(name)?;
+        let measured =
+            Runtime { bed, input: &input, records: args.records, folder, kind, guarantee, workers: 1 }.run(name)?;
         crate::output::say(format_args!(
             "engram: {name}: {:.0} records/s, {:.0} records/CPU-s",
             measured.rate.per_second(),
@@ -155,7 +174,7 @@ fn measure(bed: &Bed, args: &Bench, folder: &Path) -> anyhow::Result<Vec<Figure>
     figures.extend(services::restore(bed, &counting, folder)?);
     crate::output::say(format_args!("engram: measuring from end to end"));
     reset_peak_memory();
-    let run = |pace| Run { bed, load: &load, pace };
+    let run = |pace| Run { bed, load, pace };
     let (full, _) = run(None).through("full", folder)?;
     figures.push(Figure::per_second("end to end (writer, pass-through, reader), exactly once", full.per_second));
     let half = run(Some(full.per_second / 2.0));
@@ -177,6 +196,7 @@ fn print(global: &Global, args: &Bench, figures: &[Figure]) -> anyhow::Result<()
         }))?);
     }
     let rows: Vec<_> = figures.iter().map(Figure::row).collect();
-    let header = ["measurement", "records/s", "records/CPU-s", "of copy", "MB/s", "p50 ms", "p99 ms", "peak MiB"];
+    let header =
+        ["measurement", "records/s", "records/CPU-s", "of copy", "MB/s", "p50 ms", "p99 ms", "peak MiB", "bound MiB"];
     Ok(output::table(&header, rows)?)
 }

@@ -2,22 +2,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use engram_pipeline::log::{Log, RecordRef, TopicPartition};
-use engram_schemas::codec::{DecodeError, Decoder};
-use engram_schemas::registry::RegistryError;
+use engram_pipeline::log::{RecordRef, TopicPartition};
+use engram_schemas::codec::Decoder;
 use serde_json::{Value, json};
 
 use super::stop_flag;
 use crate::cli::{Consume, Format, Global};
 use crate::output;
-use crate::values::{Start, rfc3339};
+use crate::reading;
+use crate::values::rfc3339;
 use crate::wire::{Access, Connection};
 
-const FETCH_RECORDS_MAX: usize = 1_000;
 /// Rows of a table are held back to align its columns, so many at a time.
 const TABLE_ROWS: usize = 500;
 
@@ -39,60 +36,13 @@ pub fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
         header: None,
     };
     let stop = stop_flag()?;
-    let mut spans = Vec::new();
-    for number in 0..topic.partitions {
-        let partition = TopicPartition::new(topic.name.as_str(), number);
-        let from = place(&*connection.log, &partition, args.from)?;
-        let to = if args.follow { i64::MAX } else { place(&*connection.log, &partition, args.to)? };
-        spans.push((partition, from, to));
-    }
-    let mut reader = connection.log.reader()?;
-    let positions: Vec<(TopicPartition, i64)> =
-        spans.iter().map(|(partition, from, _)| (partition.clone(), *from)).collect();
-    reader.assign(&positions)?;
-    let mut open: Vec<bool> = spans.iter().map(|(_, from, to)| from < to).collect();
-    while open.iter().any(|open| *open) && !stop.load(Ordering::Relaxed) {
-        let mut found = false;
-        for (index, (partition, _, to)) in spans.iter().enumerate() {
-            if !open[index] {
-                continue;
-            }
-            let fetched = reader.fetch(index, FETCH_RECORDS_MAX)?;
-            if let Some(batch) = fetched.records {
-                found = true;
-                for at in 0..batch.len() {
-                    let record = batch.record(at);
-                    if record.offset >= *to || stop.load(Ordering::Relaxed) {
-                        open[index] = false;
-                        break;
-                    }
-                    printer.add(partition, record)?;
-                    open[index] = record.offset + 1 < *to;
-                }
-            }
-            if fetched.end.is_some_and(|end| end >= *to) {
-                open[index] = false;
-            }
-        }
-        if !found {
-            if args.follow {
-                printer.flush()?;
-            }
-            reader.wait(Duration::from_millis(50))?;
-        }
-    }
+    let spans = reading::spans(&*connection.log, topic, args.from, (!args.follow).then_some(args.to))?;
+    reading::read(&*connection.log, &spans, &stop, |found| match found {
+        Some((partition, record)) => printer.add(partition, record),
+        None if args.follow => printer.flush(),
+        None => Ok(()),
+    })?;
     printer.flush()
-}
-
-fn place(log: &dyn Log, partition: &TopicPartition, start: Start) -> anyhow::Result<i64> {
-    let range = log.offsets(std::slice::from_ref(partition))?[0];
-    Ok(match start {
-        Start::Beginning => range.first,
-        Start::End => range.stable,
-        // Offsets that were compacted away, or are yet to come, are no error in one partition of several.
-        Start::Offset(offset) => offset.clamp(range.first, range.stable),
-        Start::Time(ms) => log.offset_at(partition, ms)?.unwrap_or(range.stable),
-    })
 }
 
 struct Printer {
@@ -122,14 +72,14 @@ impl Printer {
             Format::Raw => Row::Line(record.value.unwrap_or_default().to_vec()),
             Format::Ndjson => Row::Line(serde_json::to_vec(&json!({
                 "partition": partition.partition, "offset": record.offset, "timestamp": rfc3339(record.timestamp_ms),
-                "key": key, "value": self.value(record)?
+                "key": key, "value": output::value(&mut self.decoder, record.value)?
             }))?),
             Format::Table => {
                 let (mut names, mut cells) = (
                     vec!["partition".to_owned(), "offset".to_owned()],
                     vec![partition.partition.to_string(), record.offset.to_string()],
                 );
-                match self.value(record)? {
+                match output::value(&mut self.decoder, record.value)? {
                     Value::Object(fields) => {
                         for (name, value) in fields {
                             cells.push(cell(&name, value));
@@ -153,21 +103,6 @@ impl Printer {
             self.latest.pop_first();
         }
         Ok(())
-    }
-
-    /// The decoded value; what cannot be decoded is shown as text, or as hexadecimal bytes.
-    ///
-    /// Errors: the registry cannot be asked.
-    fn value(&mut self, record: RecordRef<'_>) -> Result<Value, RegistryError> {
-        let Some(bytes) = record.value else { return Ok(Value::Null) };
-        Ok(match self.decoder.decode_json(bytes) {
-            Ok(value) => value,
-            Err(DecodeError::Registry(error)) => return Err(error),
-            Err(_) => match std::str::from_utf8(bytes) {
-                Ok(text) => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
-                Err(_) => bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
-            },
-        })
     }
 
     fn flush(&mut self) -> anyhow::Result<()> {

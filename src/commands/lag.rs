@@ -13,7 +13,7 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
     let topics = log.topics()?;
     let mut rows = Vec::new();
     for &name in wire::SERVICES {
-        let service = wire::service(name, &connection.config)?;
+        let service = wire::service_on(&connection, name)?;
         for input in &service.inputs {
             let Some(topic) = topics.iter().find(|topic| topic.name == *input) else { continue };
             let partitions: Vec<TopicPartition> =

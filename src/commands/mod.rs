@@ -2,6 +2,7 @@
 
 mod bench;
 mod consume;
+mod dead_letters;
 mod ingest;
 mod lag;
 mod produce;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Lag => lag::run(global),
         Command::State(command) => state::run(global, &command),
         Command::Snapshot(command) => snapshot::run(global, &command),
+        Command::DeadLetters(command) => dead_letters::run(global, &command),
         Command::Reset(args) => reset::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),
     }

@@ -3,23 +3,20 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal as _, Read};
-use std::str::FromStr as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use engram_pipeline::dead_letter::RECORD_BYTES_MAX;
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{Cleanup, LogError, NewRecord, Producer, ProducerOptions, TopicSpec};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
-use engram_schemas::codec::{Decoder, json_to_avro};
-use engram_schemas::{CONTRACT, SchemaId, Subject, subject as registry_subject, wire};
+use engram_schemas::Subject;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::stop_flag;
 use crate::cli::{Global, Produce};
-use crate::output::{self, Usage};
+use crate::events::{self, Encoded, JsonEncoder, Of};
+use crate::output;
 use crate::values::rfc3339;
 use crate::wire::{Access, Connection};
 
@@ -35,10 +32,8 @@ const REPORTED_MAX: u64 = 20;
 
 /// What an event needs to become a record.
 struct Target {
-    subject: &'static Subject,
-    id: SchemaId,
+    encoder: JsonEncoder,
     partitions: i32,
-    decoder: Decoder,
 }
 
 pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
@@ -48,7 +43,7 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
     };
     let mut input = BufReader::with_capacity(INPUT_BYTES, input);
     let size = args.file.as_ref().and_then(|path| path.metadata().ok()).map_or(0, |metadata| metadata.len());
-    let subject = event_type(args)?;
+    let subject = events::subject(Of::Inputs, &args.topic, args.event_type.as_deref())?;
     let connection = Connection::open(global, Access::Write)?;
     let mut target = prepare(&connection, subject)?;
     let options = ProducerOptions { client_id: "engram-produce".to_owned(), transactional_id: None };
@@ -96,29 +91,6 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The event type of the topic, by name where it takes several.
-fn event_type(args: &Produce) -> anyhow::Result<&'static Subject> {
-    // What the services write is theirs alone.
-    let inputs = || CONTRACT.iter().filter(|subject| subject.topic.ends_with(".events"));
-    let of_topic: Vec<_> = inputs().filter(|subject| subject.topic == args.topic).collect();
-    let found = match &args.event_type {
-        Some(name) => of_topic.iter().find(|subject| subject.name == name),
-        None if of_topic.len() == 1 => of_topic.first(),
-        None => None,
-    };
-    let names = |subjects: &[&Subject]| subjects.iter().map(|subject| subject.name).collect::<Vec<_>>().join(", ");
-    match found {
-        Some(subject) => Ok(subject),
-        None if of_topic.is_empty() => {
-            let mut topics: Vec<&str> = inputs().map(|subject| subject.topic).collect();
-            topics.dedup();
-            Err(Usage(format!("no events are known for topic {:?}; there is: {}", args.topic, topics.join(", ")))
-                .into())
-        }
-        None => Err(Usage(format!("topic {} takes: {}; say which with --type", args.topic, names(&of_topic))).into()),
-    }
-}
-
 fn prepare(connection: &Connection, subject: &'static Subject) -> anyhow::Result<Target> {
     let known = connection.log.topics()?;
     let mut partitions = known.iter().find(|topic| topic.name == subject.topic).map(|topic| topic.partitions);
@@ -131,9 +103,8 @@ fn prepare(connection: &Connection, subject: &'static Subject) -> anyhow::Result
         }])?;
         partitions = Some(connection.config.partitions.0);
     }
-    let id = connection.registry.register(&registry_subject(subject.topic, subject.name), subject.schema)?;
-    let decoder = Decoder::new(Arc::clone(&connection.registry));
-    Ok(Target { subject, id, partitions: partitions.expect("set above"), decoder })
+    let encoder = JsonEncoder::new(&connection.registry, subject)?;
+    Ok(Target { encoder, partitions: partitions.expect("set above") })
 }
 
 enum WriteError {
@@ -184,26 +155,8 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<Op
 }
 
 fn write_line(producer: &mut dyn Producer, target: &mut Target, line: &[u8]) -> Result<(), WriteError> {
-    let Subject { topic, name, schema, key: key_field, check } = *target.subject;
-    let wrong = |reason: String| WriteError::Line(reason);
-    let mut event: Value = serde_json::from_slice(line).map_err(|error| wrong(format!("not JSON: {error}")))?;
-    let Some(fields) = event.as_object_mut() else { return Err(wrong("not a JSON object".to_owned())) };
-    read_times(fields).map_err(wrong)?;
-    let key = match fields.get(key_field) {
-        Some(Value::String(key)) => key.clone(),
-        Some(other) => return Err(wrong(format!("field {key_field:?} is the key and must be a string, not {other}"))),
-        None => return Err(wrong(format!("field {key_field:?} is missing: it is the key"))),
-    };
-    let id = fields.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let body = json_to_avro(schema, &event).map_err(|error| wrong(error.to_string()))?;
-    let value = wire::join(target.id, &body);
-    if key.len() + value.len() > RECORD_BYTES_MAX {
-        return Err(wrong(format!(
-            "{} bytes are more than a service takes ({RECORD_BYTES_MAX})",
-            key.len() + value.len()
-        )));
-    }
-    check(&mut target.decoder, &value).map_err(|error| wrong(error.to_string()))?;
+    let Encoded { id, key, value } = target.encoder.encode(line).map_err(WriteError::Line)?;
+    let Subject { topic, name, .. } = *target.encoder.subject;
     let now_ms = engram_pipeline::clock::now_ms();
     let written_at = rfc3339(now_ms);
     let record = NewRecord {
@@ -213,29 +166,17 @@ fn write_line(producer: &mut dyn Producer, target: &mut Target, line: &[u8]) -> 
         key: Some(key.as_bytes()),
         value: Some(&value),
         headers: &[
-            ("ce_specversion", b"1.0"),
-            ("ce_id", id.as_bytes()),
-            ("ce_type", name.as_bytes()),
-            ("ce_source", b"engram/produce"),
-            ("ce_time", written_at.as_bytes()),
+            ("ce_specversion", Some(b"1.0")),
+            ("ce_id", Some(id.as_bytes())),
+            ("ce_type", Some(name.as_bytes())),
+            ("ce_source", Some(b"engram/produce")),
+            ("ce_time", Some(written_at.as_bytes())),
         ],
     };
     producer.write(&record, false).map_err(|error| match error {
-        LogError::Refused(reason) => WriteError::Line(reason),
+        LogError::Refused(reason) | LogError::TooLarge(reason) => WriteError::Line(reason),
         error => WriteError::Log(error),
     })
-}
-
-/// Times may be given as RFC 3339; a missing `time` is now.
-fn read_times(fields: &mut serde_json::Map<String, Value>) -> Result<(), String> {
-    let now_ms = engram_pipeline::clock::now_ms();
-    let time = fields.entry("time").or_insert_with(|| now_ms.into());
-    if let Some(text) = time.as_str() {
-        let parsed = jiff::Timestamp::from_str(text)
-            .map_err(|_| format!("field \"time\": {text:?} is neither milliseconds nor RFC 3339"))?;
-        *time = parsed.as_millisecond().into();
-    }
-    Ok(())
 }
 
 fn progress(size: u64) -> ProgressBar {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use engram_pipeline::{changelog, manifest};
+use engram_pipeline::{changelog, manifest, retry};
 use serde_json::json;
 
 use crate::cli::{Global, Reset};
@@ -37,7 +37,7 @@ pub fn run(global: &Global, args: &Reset) -> anyhow::Result<()> {
     }
     let known = connection.log.topics()?;
     let mut topics: Vec<String> = service.outputs.iter().map(|output| output.topic.clone()).collect();
-    topics.extend([changelog::topic(service.name), manifest::topic(service.name)]);
+    topics.extend([changelog::topic(service.name), manifest::topic(service.name), retry::topic(service.name)]);
     topics.sort();
     topics.dedup();
     topics.retain(|name| known.iter().any(|topic| topic.name == *name));

@@ -92,7 +92,7 @@ fn service_names(args: &Up) -> anyhow::Result<BTreeSet<String>> {
 }
 
 fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Running> {
-    let service = Arc::new(wire::service(name, &connection.config)?);
+    let service = Arc::new(wire::service_on(connection, name)?);
     service::prepare_topics(&*connection.log, &service, connection.config.partitions.0)?;
     let memory = &connection.config.memory;
     let budget = Arc::new(Budget::new(memory.stores_mib << 20));

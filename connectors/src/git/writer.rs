@@ -114,14 +114,14 @@ impl Writer {
     fn write(&mut self, topic: &str, partition: i32, key: &str, facts: &Facts<'_>) -> Result<(), LogError> {
         // Years are between 1970 and 9999; the last hours of 9999 are beyond jiff.
         let time = jiff::Timestamp::from_millisecond(facts.time_ms).map(|time| time.to_string()).unwrap_or_default();
-        let headers: [(&str, &[u8]); 7] = [
-            ("ce_specversion", b"1.0"),
-            ("ce_id", facts.id.as_bytes()),
-            ("ce_type", facts.kind.as_bytes()),
-            ("ce_source", self.ce_source.as_bytes()),
-            ("content-type", b"application/avro"),
-            ("actor", facts.actor.as_bytes()),
-            ("ce_time", time.as_bytes()),
+        let headers: [(&str, Option<&[u8]>); 7] = [
+            ("ce_specversion", Some(b"1.0")),
+            ("ce_id", Some(facts.id.as_bytes())),
+            ("ce_type", Some(facts.kind.as_bytes())),
+            ("ce_source", Some(self.ce_source.as_bytes())),
+            ("content-type", Some(b"application/avro")),
+            ("actor", Some(facts.actor.as_bytes())),
+            ("ce_time", Some(time.as_bytes())),
         ];
         let record = NewRecord {
             topic,

@@ -97,7 +97,8 @@ impl Batch for Taken {
 impl Producer for MemoryLog {
     fn write(&mut self, record: &NewRecord<'_>, tracked: bool) -> Result<(), LogError> {
         let mut state = self.state();
-        let header = |(key, value): &(&str, &[u8])| Header { key: (*key).to_owned(), value: Some(value.to_vec()) };
+        let header =
+            |(key, value): &(&str, Option<&[u8]>)| Header { key: (*key).to_owned(), value: value.map(<[u8]>::to_vec) };
         let written = Record {
             partition: record.partition,
             offset: 0,

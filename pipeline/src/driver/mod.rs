@@ -28,6 +28,7 @@ use crate::committer::{Committer, Done, Failed, Job, Overlap};
 use crate::log::{CommitError, LogError, Membership, TopicPartition};
 use crate::manifest;
 use crate::outbox::{Outbox, SharedOutbox};
+use crate::poison::Poison;
 use crate::processor::{ProcessError, Service};
 use crate::restore::Restore;
 use crate::status::WorkerStatus;
@@ -132,7 +133,7 @@ impl Driver {
             let before = all;
             for number in 0..self.tasks.len() {
                 self.fetch(number);
-                while self.tasks[number].process_next()? {
+                while self.tasks[number].process_next(&mut Poison::default())? {
                     all += 1;
                     self.since_commit += 1;
                     if self.since_commit >= self.commit_every {

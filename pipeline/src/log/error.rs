@@ -13,6 +13,9 @@ pub enum LogError {
     /// The caller asked for something that cannot be; `0` says what to change.
     #[error("{0}")]
     Refused(String),
+    /// A record is larger than its topic or the log takes: write a smaller one; the others can be written.
+    #[error("{0}")]
+    TooLarge(String),
     /// Another producer with this transactional id, or another member, has taken over: abort the task and start anew.
     #[error("fenced: {0}")]
     Fenced(String),

@@ -39,7 +39,8 @@ pub struct NewRecord<'a> {
     pub key: Option<&'a [u8]>,
     /// `None` is a tombstone.
     pub value: Option<&'a [u8]>,
-    pub headers: &'a [(&'a str, &'a [u8])],
+    /// A name may repeat, and a value be null.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
 /// A record as read; borrows from its batch.

@@ -3,6 +3,7 @@
 //!
 //! ```
 //! use engram_pipeline::driver::Driver;
+//! use engram_pipeline::errors::ErrorPolicy;
 //! use engram_pipeline::log::{Cleanup, TopicSpec};
 //! use engram_pipeline::operators::{EmitStrategy, Keyed, Late, TimeWindows, WindowOptions, WindowedAggregate};
 //! use engram_pipeline::processor::{Context, Input, Output, ProcessError, Processor, Service};
@@ -58,6 +59,7 @@
 //!             };
 //!             Ok(Box::new(Orders { per_minute: WindowedAggregate::new(PER_MINUTE, windows, options, |n, ()| *n += 1) }))
 //!         }),
+//!         errors: ErrorPolicy::default(),
 //!     }
 //! }
 //!

@@ -56,6 +56,8 @@ pub struct Worker {
     held: Vec<(TopicPartition, i64)>,
     /// For each task and each of its inputs, the place in `held`.
     feeds: Vec<usize>,
+    /// The group has changed what it holds, and the tasks are not open yet.
+    regrouped: bool,
     outbox: SharedOutbox,
     last_commit: Moment,
     /// Of the commit under way: its records, and the time that its preparation took.
@@ -99,6 +101,7 @@ impl Worker {
             consumer,
             held: Vec::new(),
             feeds: Vec::new(),
+            regrouped: false,
             outbox: Rc::new(RefCell::new(Outbox::new(producer))),
             last_commit: options.clock.now(),
             under_way: (0, Duration::ZERO),
@@ -113,8 +116,12 @@ impl Worker {
             let wait = self.step()?;
             if wait > Duration::ZERO && !self.committer.is_under_way() {
                 self.consumer.wait(wait)?;
-            } else if wait > Duration::ZERO && self.settle(wait)? == Some(Outcome::Aborted) {
-                self.rewind()?;
+            } else if wait > Duration::ZERO {
+                match self.settle(wait) {
+                    Ok(Some(Outcome::Aborted)) => self.rewind()?,
+                    Ok(_) => {}
+                    Err(error) => self.set_back(error)?,
+                }
             }
         }
         self.stop()
@@ -132,12 +139,36 @@ impl Worker {
 
     /// Once through the loop. Returns how long there is nothing to do unless records come.
     pub fn step(&mut self) -> Result<Duration, ProcessError> {
-        let mut changed = false;
+        match self.try_step() {
+            Err(error) => self.set_back(error).map(|()| Duration::ZERO),
+            outcome => outcome,
+        }
+    }
+
+    /// Goes back to the last commit after what is some record's doing; other errors are returned.
+    fn set_back(&mut self, error: ProcessError) -> Result<(), ProcessError> {
+        match error {
+            // Known already.
+            ProcessError::Poisoned(_) => {}
+            // It is to be found out which.
+            ProcessError::Panicked(_) | ProcessError::Log(LogError::TooLarge(_)) => {
+                if !self.note_failure(true, &chain(&error)) {
+                    let service = self.options.service.name;
+                    let reason = format!("no commit of service {service} succeeds, whichever record is left out");
+                    return Err(ProcessError::Refused(format!("{reason}: {}", chain(&error))));
+                }
+            }
+            error => return Err(error),
+        }
+        tracing::warn!(worker = self.options.instance, error = chain(&error), "back to the last commit");
+        self.give_up_open()
+    }
+
+    fn try_step(&mut self) -> Result<Duration, ProcessError> {
         while let Some(change) = self.consumer.poll_group()? {
             self.rebalance(change)?;
-            changed = true;
         }
-        if changed {
+        if self.regrouped {
             self.open_tasks()?;
         }
         let processed = self.process()?;
@@ -150,7 +181,8 @@ impl Worker {
             self.rewind()?;
         } else if due && !self.committer.is_under_way() {
             self.begin_commit()?;
-            if self.options.commit.overlap == Overlap::Off && self.settle_now()? == Some(Outcome::Aborted) {
+            let waits = self.options.commit.overlap == Overlap::Off || self.options.status.poison().is_careful();
+            if waits && self.settle_now()? == Some(Outcome::Aborted) {
                 self.rewind()?;
             }
         }
@@ -160,6 +192,7 @@ impl Worker {
     /// Fills each task's queues, fires its timers and processes a slice of its records. Returns how many of both.
     fn process(&mut self) -> Result<usize, ProcessError> {
         let inputs = self.options.service.inputs.len();
+        let mut poison = self.options.status.poison();
         let mut processed = 0;
         for (index, task) in self.tasks.iter_mut().enumerate() {
             for input in 0..inputs {
@@ -170,11 +203,15 @@ impl Worker {
                 }
             }
             processed += task.fire_wall_clock(self.options.clock.now_ms())?;
-            for _ in 0..SLICE_RECORDS {
-                if !task.process_next()? {
+            let slice = if poison.is_careful() { usize::from(processed == 0) } else { SLICE_RECORDS };
+            for _ in 0..slice {
+                if !task.process_next(&mut poison)? {
                     break;
                 }
                 processed += 1;
+            }
+            if poison.is_careful() && processed > 0 {
+                break;
             }
         }
         if processed > 0 {
@@ -187,6 +224,11 @@ impl Worker {
     }
 
     fn commit_is_due(&self, processed: usize) -> bool {
+        if self.options.status.poison().is_careful()
+            && (self.uncommitted_records() > 0 || self.tasks.iter().any(Task::have_timers_fired))
+        {
+            return true;
+        }
         if self.options.clock.since(self.last_commit) < self.options.commit.interval {
             return self.is_full();
         }
@@ -257,20 +299,28 @@ impl Worker {
             Ok(()) => {
                 self.tasks.iter_mut().for_each(Task::committed);
                 let (records, prepare) = std::mem::take(&mut self.under_way);
+                self.options.status.poison().committed(records.cast_signed());
                 self.tell(records, CommitTimes { prepare, ..times });
                 self.outbox.borrow_mut().give_back(producer)?;
                 Ok(Outcome::Committed)
             }
             Err(Failed::Commit(CommitError::Aborted(reason))) => {
                 tracing::warn!(worker = self.options.instance, reason, "transaction aborted; back to the last commit");
+                self.note_failure(false, &reason);
                 self.outbox.borrow_mut().give_back_after_abort(producer);
                 Ok(Outcome::Aborted)
             }
             Err(Failed::Commit(CommitError::Fenced(reason))) => Err(LogError::Fenced(reason).into()),
             Err(Failed::Commit(CommitError::Unknown(reason))) => {
+                self.note_failure(false, &reason);
                 Err(LogError::failed("the outcome of a commit is unknown", reason).into())
             }
-            Err(Failed::Commit(CommitError::Log(error))) => Err(error.into()),
+            Err(Failed::Commit(CommitError::Log(error))) => {
+                if matches!(error, LogError::Failed { .. }) {
+                    self.note_failure(false, &chain(&error));
+                }
+                Err(error.into())
+            }
             Err(Failed::Apply(error)) => Err(error),
         }
     }
@@ -300,6 +350,23 @@ impl Worker {
         }
     }
 
+    /// Neither what was under way nor what was done on top of it was committed, by some record's fault or the log's.
+    /// Returns false if no record can be held for what will go on for ever.
+    fn note_failure(&self, certain: bool, reason: &str) -> bool {
+        let records = self.under_way.0.cast_signed() + self.uncommitted_records();
+        let action = self.options.service.errors.on_reject.not_retried();
+        self.options.status.poison().commit_failed(records, certain, reason, action, &self.options.clock)
+    }
+
+    /// Throws away what was done since a commit was begun last, and goes back to the last that happened.
+    fn give_up_open(&mut self) -> Result<(), ProcessError> {
+        self.outbox.borrow_mut().forget_waiting();
+        // What was begun before is not concerned: its outcome, whichever, is the log's.
+        self.settle_now()?;
+        self.outbox.borrow_mut().abort()?;
+        self.rewind()
+    }
+
     /// Back to the committed positions, with what was buffered forgotten.
     fn rewind(&mut self) -> Result<(), ProcessError> {
         if self.held.is_empty() {
@@ -316,6 +383,7 @@ impl Worker {
     }
 
     fn rebalance(&mut self, change: Rebalance) -> Result<(), ProcessError> {
+        self.regrouped = true;
         match change {
             Rebalance::Assigned(partitions) => {
                 let positions = start_positions(&*self.options.log, &self.options.group, &partitions)?;
@@ -323,7 +391,8 @@ impl Worker {
                 self.held.extend(positions);
             }
             Rebalance::Revoked(partitions) => {
-                let outcome = self.commit_all()?;
+                // Whoever has them next begins at the last commit, and finds out about the record, too.
+                let outcome = self.commit_all().or_else(|error| self.set_back(error).map(|()| Outcome::Aborted))?;
                 self.give_back(&partitions, outcome)?;
             }
             Rebalance::Lost(partitions) => {
@@ -395,6 +464,7 @@ impl Worker {
         self.arrange();
         self.last_commit = options.clock.now();
         options.status.assigned(self.tasks.iter().map(Task::partition).collect());
+        self.regrouped = false;
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub fn run(options: &WorkerOptions) -> Result<(), ProcessError> {
             Err(error) if !may_pass(&error) => break Err(error),
             Err(error) => error,
         };
-        if clock.since(started) > BACKOFF.1 * 2 {
+        if clock.since(started) > BACKOFF.1 * 2 || options.status.poison().take_condemned() {
             backoff = BACKOFF.0;
         }
         tracing::warn!(worker = options.instance, error = %chain(&error), retry_ms = backoff.as_millis() as u64, "starting anew from the last commit");
@@ -50,10 +50,13 @@ pub fn run(options: &WorkerOptions) -> Result<(), ProcessError> {
 /// Whether starting anew may help.
 pub fn may_pass(error: &ProcessError) -> bool {
     let log = |error: &LogError| {
-        matches!(error, LogError::Unreachable { .. } | LogError::Fenced(_) | LogError::Failed { .. })
+        matches!(
+            error,
+            LogError::Unreachable { .. } | LogError::Fenced(_) | LogError::Failed { .. } | LogError::TooLarge(_)
+        )
     };
     match error {
-        ProcessError::Retry(_) => true,
+        ProcessError::Retry(_) | ProcessError::Poisoned(_) | ProcessError::Panicked(_) => true,
         ProcessError::Log(error) | ProcessError::Store(StoreError::Log(error)) => log(error),
         // By a worker of this process that is about to give it back: `up` has the folder for itself.
         ProcessError::Store(StoreError::InUse { .. }) => true,

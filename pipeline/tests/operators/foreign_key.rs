@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use engram_pipeline::driver::Driver;
+use engram_pipeline::errors::ErrorPolicy;
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::operators::{ForeignJoined, ForeignKeyJoin, ForeignKeyOptions, TableJoinKind, foreign_key_topic};
 use engram_pipeline::processor::{Context, Input, Output, ProcessError, Processor, Service};
@@ -24,6 +25,7 @@ fn service(kind: TableJoinKind) -> Service {
         outputs: vec![output("out"), output(&internal.name)],
         topics: vec![internal],
         stores: Join::specs(["lefts", "rights", "subscriptions"]).to_vec(),
+        errors: ErrorPolicy::default(),
         processor: Box::new(move |setup| {
             Ok(Box::new(Rows(Join::new(ForeignKeyOptions {
                 kind,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use engram_pipeline::driver::Driver;
+use engram_pipeline::errors::ErrorPolicy;
 use engram_pipeline::log::{Cleanup, TopicSpec};
 use engram_pipeline::operators::{EmitStrategy, Late, WindowOptions};
 use engram_pipeline::processor::{Context, Input, Output, ProcessError, Processor, Service};
@@ -102,6 +103,7 @@ pub fn service(
         topics: (0..sources).map(|source| topic(input(source))).collect(),
         stores,
         processor: Box::new(move |_| Ok(Box::new(Scripted { on_event: make(), on_timer, number: 0 }))),
+        errors: ErrorPolicy::default(),
     }
 }
 

@@ -22,6 +22,7 @@ mod progress;
 pub mod sessions;
 pub mod windows;
 
+use engram_pipeline::errors::ErrorPolicy;
 use engram_pipeline::log::{Cleanup, TopicSpec};
 use engram_pipeline::processor::{Output, Service};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
@@ -96,6 +97,7 @@ pub fn service(config: ActivityConfig) -> Service {
         topics,
         stores: stores(),
         processor: Box::new(move |setup| Ok(Box::new(ActivityProcessor::new(config.clone(), setup)?))),
+        errors: ErrorPolicy::default(),
     }
 }
 

@@ -61,7 +61,7 @@ impl Run<'_> {
                 lock(&noted).record(times);
             }
         });
-        let running = start(bed, &Arc::new(service), folder, Guarantee::ExactlyOnce, Some(on_commit))?;
+        let running = start(bed, &Arc::new(service), folder, Guarantee::ExactlyOnce, 1, Some(on_commit))?;
         let started = Instant::now();
         while running.workers().iter().any(|worker| worker.idle_ms.is_none()) {
             anyhow::ensure!(started.elapsed() < STALL_MAX, "the service did not start");

@@ -18,6 +18,8 @@ pub struct Figure {
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
     peak_mib: Option<f64>,
+    /// What the configuration allows.
+    bound_mib: Option<f64>,
 }
 
 impl Figure {
@@ -28,6 +30,12 @@ impl Figure {
 
     pub fn beside(mut self, copy: &Rate) -> Self {
         self.of_copy = self.per_second.map(|rate| rate / copy.per_second());
+        self
+    }
+
+    /// With the memory that it may take at most.
+    pub fn under(mut self, bound_mib: Option<f64>) -> Self {
+        self.bound_mib = bound_mib;
         self
     }
 
@@ -51,7 +59,7 @@ impl Figure {
         std::iter::once(self.name.clone()).chain(self.numbers().into_iter().map(shown)).collect()
     }
 
-    fn numbers(&self) -> [(&'static str, Option<f64>); 7] {
+    fn numbers(&self) -> [(&'static str, Option<f64>); 8] {
         [
             ("records_per_second", self.per_second),
             ("records_per_cpu_second", self.per_cpu_second),
@@ -60,6 +68,7 @@ impl Figure {
             ("p50_ms", self.p50_ms),
             ("p99_ms", self.p99_ms),
             ("peak_mib", self.peak_mib),
+            ("bound_mib", self.bound_mib),
         ]
     }
 }
@@ -157,8 +166,17 @@ pub fn cpu_time() -> Duration {
 
 /// The most memory that was resident since the last reset; `None` where the system does not tell.
 fn peak_memory_mib() -> Option<f64> {
+    memory_mib("VmHWM:")
+}
+
+/// The memory that is resident now; `None` where the system does not tell.
+pub fn resident_mib() -> Option<f64> {
+    memory_mib("VmRSS:")
+}
+
+fn memory_mib(field: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
     line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kib| kib / 1024.0)
 }
 

@@ -18,7 +18,7 @@ use engram_processors::passthrough;
 
 use super::Bed;
 use super::figures::{Commits, Figure, Rate, cpu_time, reset_peak_memory};
-use super::load;
+use super::{keys, load};
 use crate::commands::lock;
 
 /// A service that has not got on for so long will not.
@@ -32,6 +32,8 @@ pub enum Kind {
     Counting,
     /// All that the activity service does by default.
     Activity,
+    /// One of many small entries changed for each record.
+    Keys,
 }
 
 /// One run of a service over the input.
@@ -42,6 +44,7 @@ pub struct Runtime<'a> {
     pub folder: &'a Path,
     pub kind: Kind,
     pub guarantee: Guarantee,
+    pub workers: usize,
 }
 
 /// What a run has shown.
@@ -85,7 +88,7 @@ impl Runtime<'_> {
             seen.last = Some(now);
         });
         reset_peak_memory();
-        let running = start(self.bed, &service, self.folder, self.guarantee, Some(on_commit))?;
+        let running = start(self.bed, &service, self.folder, self.guarantee, self.workers, Some(on_commit))?;
         let (mut progress, mut committed) = (Instant::now(), 0);
         while committed < self.records {
             std::thread::sleep(Duration::from_millis(20));
@@ -113,6 +116,7 @@ impl Runtime<'_> {
         let prefix = self.bed.topic(name);
         let mut service = match self.kind {
             Kind::PassThrough => passthrough::service(self.input, &self.bed.topic(name)),
+            Kind::Keys => keys::service(self.input),
             Kind::Activity => activity::service(ActivityConfig::default()),
             Kind::Counting => activity::service(ActivityConfig {
                 dimensions: vec![Dimension::User],
@@ -120,7 +124,7 @@ impl Runtime<'_> {
                 ..ActivityConfig::default()
             }),
         };
-        if self.kind != Kind::PassThrough {
+        if matches!(self.kind, Kind::Counting | Kind::Activity) {
             // Its own topics, so that those of a service in use are left alone.
             let own = |topic: &mut String| *topic = format!("{prefix}-{topic}");
             service.inputs.iter_mut().skip(1).for_each(own);
@@ -134,12 +138,13 @@ impl Runtime<'_> {
     }
 }
 
-/// Starts a service with one worker, and stores in a folder of its own.
+/// Starts a service with stores in a folder of its own.
 pub fn start(
     bed: &Bed,
     service: &Arc<Service>,
     folder: &Path,
     guarantee: Guarantee,
+    workers: usize,
     on_commit: Option<OnCommit>,
 ) -> anyhow::Result<Running> {
     service::prepare_topics(&*bed.log, service, bed.partitions)?;
@@ -164,7 +169,7 @@ pub fn start(
         status: Arc::new(WorkerStatus::default()),
         service: Arc::clone(service),
     };
-    Ok(Running::start(&options, 1)?)
+    Ok(Running::start(&options, workers)?)
 }
 
 /// Rebuilds the stores of a run from their changelog into empty folders, beside a plain read of it.

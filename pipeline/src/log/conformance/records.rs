@@ -40,7 +40,8 @@ pub fn keys_and_values_may_be_null_or_empty(fixture: &Fixture<'_>) {
 pub fn headers_and_timestamps_are_kept(fixture: &Fixture<'_>) {
     let topic = fixture.topic("topic", 1);
     let partition = TopicPartition::new(topic.as_str(), 0);
-    let headers: [(&str, &[u8]); 4] = [("b", b"1"), ("a", b"\0\xff"), ("b", b"2"), ("empty", b"")];
+    let headers: [(&str, Option<&[u8]>); 5] =
+        [("b", Some(b"1")), ("a", Some(b"\0\xff")), ("b", Some(b"2")), ("empty", Some(b"")), ("null", None)];
     let times = [SOME_TIME_MS + 5, 1, SOME_TIME_MS - 5];
     let mut producer = fixture.producer();
     for (number, time) in times.iter().enumerate() {
@@ -61,7 +62,7 @@ pub fn headers_and_timestamps_are_kept(fixture: &Fixture<'_>) {
         unset.iter().all(|time| *time > SOME_TIME_MS),
         "an unset timestamp is the moment of writing, not {unset:?}"
     );
-    let expected = headers.map(|(key, value)| Header { key: key.to_owned(), value: Some(value.to_vec()) });
+    let expected = headers.map(|(key, value)| Header { key: key.to_owned(), value: value.map(<[u8]>::to_vec) });
     assert_eq!(read[1].headers, expected);
     assert!(read[0].headers.is_empty() && read[2].headers.is_empty());
 }

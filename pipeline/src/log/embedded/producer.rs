@@ -153,7 +153,7 @@ impl Producer for EmbeddedProducer {
         let topic = self.topic(record)?;
         let bytes = payload_len(record);
         if bytes > topic.max_message_bytes {
-            return Err(LogError::Refused(format!(
+            return Err(LogError::TooLarge(format!(
                 "a record of {bytes} bytes is too large for topic {}, which takes {} at most: make it smaller",
                 record.topic, topic.max_message_bytes
             )));

@@ -134,6 +134,7 @@ pub fn encode_answer(answer: &Result<Answer, CommitError>) -> Vec<u8> {
             LogError::Full(dir) => (7, dir.clone(), String::new()),
             LogError::Corrupt { what, reason } => (8, what.clone(), reason.clone()),
             LogError::Failed { doing, source } => (9, doing.clone(), source.to_string()),
+            LogError::TooLarge(reason) => (10, reason.clone(), String::new()),
         },
     };
     let mut out = vec![kind];
@@ -160,6 +161,7 @@ pub fn decode_answer(bytes: &[u8]) -> Result<Answer, CommitError> {
         7 => LogError::Full(first).into(),
         8 => LogError::Corrupt { what: first, reason: second }.into(),
         9 => LogError::failed(first, second).into(),
+        10 => LogError::TooLarge(first).into(),
         _ => unknown(),
     })
 }

@@ -27,14 +27,14 @@ pub fn put_payload(out: &mut Vec<u8>, record: &NewRecord<'_>, timestamp_ms: i64)
     out.extend((record.headers.len() as u32).to_be_bytes());
     for (name, value) in record.headers {
         put_bytes(out, Some(name.as_bytes()));
-        put_bytes(out, Some(value));
+        put_bytes(out, *value);
     }
 }
 
 /// The bytes that `put_payload` will append.
 pub fn payload_len(record: &NewRecord<'_>) -> usize {
     let bytes = |bytes: Option<&[u8]>| 4 + bytes.map_or(0, <[u8]>::len);
-    let headers: usize = record.headers.iter().map(|(name, value)| 8 + name.len() + value.len()).sum();
+    let headers: usize = record.headers.iter().map(|(name, value)| 4 + name.len() + bytes(*value)).sum();
     8 + bytes(record.key) + bytes(record.value) + 4 + headers
 }
 
@@ -154,25 +154,26 @@ mod tests {
         out
     }
 
-    fn record<'a>(value: Option<&'a [u8]>, headers: &'a [(&'a str, &'a [u8])]) -> NewRecord<'a> {
+    fn record<'a>(value: Option<&'a [u8]>, headers: &'a [(&'a str, Option<&'a [u8]>)]) -> NewRecord<'a> {
         NewRecord { topic: "t", partition: 0, timestamp_ms: Some(5), key: Some(b"k"), value, headers }
     }
 
     #[test]
     fn a_record_comes_back_as_it_was() {
-        let batch =
-            StoredBatch(vec![Stored::decode(3, &stored(&record(Some(b""), &[("h", b"x"), ("h", b"")]))).unwrap()]);
+        let batch = StoredBatch(vec![
+            Stored::decode(3, &stored(&record(Some(b""), &[("h", Some(b"x")), ("h", None)]))).unwrap(),
+        ]);
         let expected = RecordRef { offset: 3, timestamp_ms: 5, key: Some(b"k"), value: Some(b"") };
         assert_eq!(batch.record(0), expected);
         assert_eq!(batch.0[0].timestamp_max_ms, 9);
-        let headers: Vec<_> = batch.headers(0).into_iter().map(|header| (header.key, header.value.unwrap())).collect();
-        assert_eq!(headers, [("h".to_owned(), b"x".to_vec()), ("h".to_owned(), Vec::new())]);
+        let headers: Vec<_> = batch.headers(0).into_iter().map(|header| (header.key, header.value)).collect();
+        assert_eq!(headers, [("h".to_owned(), Some(b"x".to_vec())), ("h".to_owned(), None)]);
         assert_eq!(Stored::decode(3, &stored(&record(None, &[]))).unwrap().value(), None);
     }
 
     #[test]
     fn golden_bytes() {
-        let bytes = stored(&record(None, &[("h", b"x")]));
+        let bytes = stored(&record(None, &[("h", Some(b"x"))]));
         let body = b"\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x05\0\0\0\x01k\xff\xff\xff\xff\0\0\0\x01\0\0\0\x01h\0\0\0\x01x";
         assert_eq!(&bytes[8..], body);
         assert_eq!(bytes[..8], xxh3_64_with_seed(body, 3).to_be_bytes());

@@ -453,7 +453,7 @@ fn memory(bytes: Option<&[u8]>) -> rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1
 
 /// # Safety
 /// The result, if not null, is to be handed to librdkafka or destroyed.
-unsafe fn native_headers(headers: &[(&str, &[u8])]) -> *mut rd::rd_kafka_headers_t {
+unsafe fn native_headers(headers: &[(&str, Option<&[u8]>)]) -> *mut rd::rd_kafka_headers_t {
     if headers.is_empty() {
         return ptr::null_mut();
     }
@@ -465,8 +465,8 @@ unsafe fn native_headers(headers: &[(&str, &[u8])]) -> *mut rd::rd_kafka_headers
                 native,
                 name.as_ptr().cast(),
                 name.len() as isize,
-                value.as_ptr().cast(),
-                value.len() as isize,
+                value.map_or(ptr::null(), <[u8]>::as_ptr).cast(),
+                value.map_or(0, <[u8]>::len) as isize,
             );
         }
         native

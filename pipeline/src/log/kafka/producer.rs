@@ -314,7 +314,7 @@ fn to_log_error(doing: &str, error: NativeError) -> LogError {
     }
     match error.code {
         Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => {
-            LogError::Refused(format!("cannot {doing}: the record is larger than the log takes ({})", error.reason))
+            LogError::TooLarge(format!("cannot {doing}: the record is larger than the log takes ({})", error.reason))
         }
         Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC | Code::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION => {
             LogError::Refused(format!("cannot {doing}: no such topic or partition"))
