@@ -80,6 +80,9 @@ pub struct Up {
     /// Address of the HTTP interface: registry, metrics, health
     #[arg(long, value_name = "ADDR", env = "ENGRAM_HTTP", default_value = "127.0.0.1:8099")]
     pub http: SocketAddr,
+    /// Address by which other processes reach that interface, where it is not the one it listens on
+    #[arg(long, value_name = "HOST:PORT", env = "ENGRAM_ADVERTISE")]
+    pub advertise: Option<String>,
     /// Stop once every input was processed and nothing has come for so long
     #[arg(long, value_name = "SECONDS")]
     pub exit_when_idle: Option<u64>,

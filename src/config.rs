@@ -18,7 +18,7 @@ pub use errors::Errors;
 /// Partitions of a topic.
 const PARTITIONS_MAX: i32 = 10_000;
 /// Half of a transaction's timeout.
-const COMMIT_MS_MAX: i64 = 30_000;
+const COMMIT_MS_MAX: i64 = 5_000;
 /// Of any bound on memory, in its own unit (MiB, KiB).
 const MEMORY_MAX: usize = 1 << 20;
 const REPLICAS_MAX: usize = 100;
@@ -36,6 +36,14 @@ pub struct Config {
     pub errors: Errors,
     pub activity: Activity,
     pub kafka: Kafka,
+    pub http: Http,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// HOST:PORT by which other processes reach this one's HTTP interface.
+    pub advertise: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -174,8 +182,19 @@ pub struct Source {
 pub struct Kafka {
     /// librdkafka's own properties, for security and the like.
     pub properties: BTreeMap<String, String>,
-    /// Static membership (KIP-345), on by default.
-    pub static_membership: Option<bool>,
+    /// How a service's members share its partitions: `classic`, or `consumer` (KIP-848).
+    pub group_protocol: GroupProtocol,
+    /// Static membership (KIP-345): a process that is killed and comes back within the session timeout keeps its
+    /// partitions, and one that is stopped keeps them as long, too.
+    pub static_membership: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupProtocol {
+    #[default]
+    Classic,
+    Consumer,
 }
 
 impl Config {

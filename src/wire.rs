@@ -10,17 +10,17 @@ use engram_pipeline::clock::Clock;
 use engram_pipeline::log::Log;
 use engram_pipeline::log::LogError;
 use engram_pipeline::log::embedded::{EmbeddedLog, Forward};
-use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
+use engram_pipeline::log::kafka::{GroupProtocol, KafkaLog, KafkaOptions};
 use engram_pipeline::processor::Service;
 use engram_pipeline::registry::LogRegistry;
 use engram_pipeline::snapshot::{Objects, Snapshots};
 use engram_pipeline::store::StoreSpec;
-use engram_processors::activity;
+use engram_processors::{activity, passthrough};
 use engram_schemas::registry::Registry;
 use engram_schemas::registry::http::HttpRegistry;
 
 use crate::cli::Global;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::data_dir::{DataDir, Held, Holder, RunningProcess};
 
 /// How long a command that writes waits for another one, or for an `engram up` that is just starting.
@@ -29,10 +29,16 @@ const BUSY_MAX: Duration = Duration::from_secs(10);
 /// The names of all services.
 pub const SERVICES: &[&str] = &[activity::NAME];
 
+/// Not among them, but to be had by name: every event as it came. Its output shows what the runtime does to the order of
+/// records, so tests and measurements run it.
+const PASSTHROUGH: &str = "passthrough";
+const PASSTHROUGH_OUTPUT: &str = "passthrough.events";
+
 /// A service by its name.
 pub fn service(name: &str, config: &Config) -> anyhow::Result<Service> {
     match name {
         activity::NAME => Ok(activity::service(config.activity_config()?)),
+        PASSTHROUGH => Ok(passthrough::service(activity::EVENTS, PASSTHROUGH_OUTPUT)),
         _ => anyhow::bail!(no_service(name)),
     }
 }
@@ -47,6 +53,7 @@ pub fn service_on(connection: &Connection, name: &str) -> anyhow::Result<Service
 pub fn stores(service: &str) -> anyhow::Result<Vec<StoreSpec>> {
     match service {
         activity::NAME => Ok(activity::stores()),
+        PASSTHROUGH => Ok(Vec::new()),
         _ => anyhow::bail!(no_service(service)),
     }
 }
@@ -86,6 +93,10 @@ impl Connection {
                 let mut options = KafkaOptions::new(brokers);
                 options.properties = config.kafka.properties.clone();
                 options.prefetch_kib = config.memory.prefetch_kib;
+                options.group_protocol = match config.kafka.group_protocol {
+                    config::GroupProtocol::Classic => GroupProtocol::Classic,
+                    config::GroupProtocol::Consumer => GroupProtocol::Consumer,
+                };
                 Arc::new(KafkaLog::connect(options)?)
             }
             None => {

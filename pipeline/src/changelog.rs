@@ -22,7 +22,7 @@ const RUNS_WAITING: usize = 0;
 /// The stop flag is looked at, and progress told, once in so many records.
 const LOOK_RECORDS: u64 = 1_024;
 /// A changelog may end in an open transaction of a producer that has died; its coordinator aborts it within the
-/// transaction timeout (60 s). Longer than this without any progress, something else is wrong.
+/// transaction timeout (10 s). Longer than this without any progress, something else is wrong.
 const STALL_MAX: Duration = Duration::from_secs(90);
 
 /// The name of a service's changelog topic.

@@ -4,6 +4,7 @@
 pub mod log;
 
 pub mod clock;
+pub mod directory;
 pub mod registry;
 pub mod service;
 pub mod snapshot;

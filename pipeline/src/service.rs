@@ -13,6 +13,7 @@ use crate::retry;
 use crate::snapshot::{Snapshots, Turns};
 use crate::standby::{Standby, Warm};
 use crate::status::{Snapshot, WorkerStatus};
+use crate::store::Files;
 use crate::worker::{self, WorkerOptions};
 
 /// `max.message.bytes` of the topics that a service creates: above the largest record that is processed, so that a
@@ -126,6 +127,11 @@ impl Running {
 
     pub fn workers(&self) -> Vec<Snapshot> {
         self.workers.iter().map(|worker| worker.status.snapshot()).collect()
+    }
+
+    /// The files of all tasks that are open in this process, see `WorkerStatus::files`.
+    pub fn files(&self) -> Vec<(i32, Arc<Files>)> {
+        self.workers.iter().flat_map(|worker| worker.status.files()).collect()
     }
 
     /// Its snapshots, if they are on.

@@ -1,11 +1,12 @@
 //! What a worker is doing, for whoever asks: `engram services`, `--exit-when-idle`, tests.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::clock;
 use crate::poison::Poison;
 use crate::progress::{Progress, Restoring};
+use crate::store::Files;
 
 /// Shared between a worker and those who watch it.
 #[derive(Default)]
@@ -13,6 +14,8 @@ pub struct WorkerStatus {
     /// It has got its partitions (perhaps none) from the group.
     assigned: AtomicBool,
     tasks: Mutex<Vec<i32>>,
+    /// The files of its tasks, for those who read them. They go when the task is closed.
+    files: Mutex<Vec<(i32, Weak<Files>)>>,
     records: AtomicU64,
     restored_records: AtomicU64,
     /// Of the tasks that are being opened.
@@ -63,6 +66,19 @@ impl WorkerStatus {
             idle_ms: idle.then(|| clock::now_ms() - idle_since_ms),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    /// The files of the tasks that are open at this moment. To be held for one reading only: while they are, the task
+    /// cannot be opened by another worker of this process.
+    pub fn files(&self) -> Vec<(i32, Arc<Files>)> {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.iter().filter_map(|(partition, files)| Some((*partition, files.upgrade()?))).collect()
+    }
+
+    pub(crate) fn opened(&self, partition: i32, files: &Arc<Files>) {
+        let mut all = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, files)| files.strong_count() > 0);
+        all.push((partition, Arc::downgrade(files)));
     }
 
     pub(crate) fn assigned(&self, tasks: Vec<i32>) {

@@ -241,7 +241,7 @@ impl Task {
     }
 
     /// The database of its stores.
-    pub fn files(&self) -> &Files {
+    pub fn files(&self) -> &Arc<Files> {
         &self.files
     }
 

@@ -32,6 +32,8 @@ struct Run {
     workers: usize,
     grace_ms: Option<i64>,
     records_max: i64,
+    /// In the middle a second process joins, and then the first one stops.
+    moves: bool,
 }
 
 /// What came out, in order: windows and sessions (`None` for a tombstone), with the record's key.
@@ -59,50 +61,83 @@ fn run(run: &Run) -> Out {
     let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
     let mut producer = log.producer(&options).expect("a producer");
     let mut value = Vec::new();
-    for event in &run.events {
-        encoder.encode(event, &mut value).expect("encoded");
-        let own = partition_for(event.user.as_bytes(), run.partitions);
-        let partition = (own + (run.shift)(event)).rem_euclid(run.partitions);
-        let (key, value) = (Some(event.user.as_bytes()), Some(value.as_slice()));
-        let topic = activity::EVENTS;
-        producer
-            .write(&NewRecord { topic, partition, timestamp_ms: None, key, value, headers: &[] }, false)
-            .expect("written");
-    }
-    producer.flush().expect("flushed");
+    let mut write = |events: &[Interaction]| {
+        for event in events {
+            encoder.encode(event, &mut value).expect("encoded");
+            let own = partition_for(event.user.as_bytes(), run.partitions);
+            let partition = (own + (run.shift)(event)).rem_euclid(run.partitions);
+            let (key, value) = (Some(event.user.as_bytes()), Some(value.as_slice()));
+            let topic = activity::EVENTS;
+            producer
+                .write(&NewRecord { topic, partition, timestamp_ms: None, key, value, headers: &[] }, false)
+                .expect("written");
+        }
+        producer.flush().expect("flushed");
+    };
 
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let running = Running::start(
-        &WorkerOptions {
-            group: "activity".to_owned(),
-            log: Arc::clone(&log),
-            registry: Arc::clone(&registry),
-            clock: Clock::default(),
-            budget: Arc::new(Budget::new(8 << 20)),
-            stores: folder.path().to_owned(),
-            snapshots: None,
-            standby: None,
-            cache_bytes_max: 10_000,
-            instance: "test".to_owned(),
-            static_membership: true,
-            commit: CommitOptions {
-                interval: Duration::from_millis(2),
-                records_max: run.records_max,
-                ..CommitOptions::default()
+    let folders = tempfile::tempdir().expect("a temporary folder");
+    let start = |process: &str| {
+        Running::start(
+            &WorkerOptions {
+                group: "activity".to_owned(),
+                log: Arc::clone(&log),
+                registry: Arc::clone(&registry),
+                clock: Clock::default(),
+                budget: Arc::new(Budget::new(8 << 20)),
+                stores: folders.path().join(process),
+                snapshots: None,
+                standby: None,
+                cache_bytes_max: 10_000,
+                instance: process.to_owned(),
+                static_membership: false,
+                commit: CommitOptions {
+                    interval: Duration::from_millis(2),
+                    records_max: run.records_max,
+                    ..CommitOptions::default()
+                },
+                on_commit: None,
+                stop: Arc::new(AtomicBool::new(false)),
+                status: Arc::new(WorkerStatus::default()),
+                service: Arc::clone(&service),
             },
-            on_commit: None,
-            stop: Arc::new(AtomicBool::new(false)),
-            status: Arc::new(WorkerStatus::default()),
-            service,
-        },
-        run.workers,
-    )
-    .expect("started");
-    let started = Instant::now();
-    while !running.is_idle(100) {
-        assert!(started.elapsed() < Duration::from_secs(60) && !running.has_failed(), "{:?}", running.workers());
-        std::thread::sleep(Duration::from_millis(5));
+            run.workers,
+        )
+        .expect("started")
+    };
+    let until = |what: &str, running: &Running, holds: &dyn Fn(&Running) -> bool| {
+        let started = Instant::now();
+        while !holds(running) {
+            let late = started.elapsed() > Duration::from_secs(60);
+            assert!(!late && !running.has_failed(), "in vain until {what}: {:?}", running.workers());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut running;
+    if run.moves {
+        let mut quarters = run.events.chunks(run.events.len().div_ceil(4).max(1));
+        let mut next = || quarters.next().unwrap_or_default();
+        write(next());
+        running = start("first");
+        until("the first has begun", &running, &|running| {
+            running.workers().iter().map(|worker| worker.records).sum::<u64>() > 0
+        });
+        let second = start("second");
+        write(next());
+        until("the second has a share", &second, &|second| {
+            second.workers().iter().any(|worker| !worker.tasks.is_empty())
+        });
+        write(next());
+        running.stop().expect("stopped");
+        running = second;
+        until("the second has everything", &running, &|running| {
+            running.workers().iter().map(|worker| worker.tasks.len()).sum::<usize>() == run.partitions as usize
+        });
+        write(next());
+    } else {
+        write(&run.events);
+        running = start("first");
     }
+    until("all is done", &running, &|running| running.is_idle(100));
     running.stop().expect("stopped");
 
     let mut decoder = Decoder::new(registry);
@@ -234,7 +269,7 @@ proptest! {
         events in proptest::collection::vec(interaction(), 1..150),
         partitions in 1..4_i32, workers in 1..3_usize, records_max in 1..40_i64,
     ) {
-        let out = run(&Run { events: events.clone(), shift: |_| 0, partitions, workers, grace_ms: None, records_max });
+        let out = run(&Run { events: events.clone(), shift: |_| 0, partitions, workers, grace_ms: None, records_max, moves: false });
         prop_assert_eq!(last_windows(&out.windows), all_windows(&events));
         prop_assert_eq!(last_sessions(&out.sessions), all_sessions(&events));
         prop_assert!(out.windows.iter().all(|window| !window.is_final));
@@ -254,7 +289,7 @@ proptest! {
         // One half of the partitions has lived through all of it before the others have begun.
         let read_by = |event: &Interaction| partition_for(event.user.as_bytes(), partitions) + shift(event);
         events.sort_by_key(|event| read_by(event).rem_euclid(partitions) % 2);
-        let out = run(&Run { events: events.clone(), shift, partitions, workers, grace_ms: Some(0), records_max });
+        let out = run(&Run { events: events.clone(), shift, partitions, workers, grace_ms: Some(0), records_max, moves: false });
         prop_assert_eq!(last_windows(&out.windows), all_windows(&events));
         prop_assert_eq!(last_sessions(&out.sessions), all_sessions(&events));
         prop_assert_eq!(out.late, []);
@@ -273,7 +308,7 @@ proptest! {
     fn late_events_are_left_out_and_closed_windows_are_final(
         events in proptest::collection::vec(interaction(), 1..150), grace_ms in 0..300_i64, records_max in 1..40_i64,
     ) {
-        let out = run(&Run { events: events.clone(), shift: |_| 0, partitions: 1, workers: 1, grace_ms: Some(grace_ms), records_max });
+        let out = run(&Run { events: events.clone(), shift: |_| 0, partitions: 1, workers: 1, grace_ms: Some(grace_ms), records_max, moves: false });
         let (mut expected, mut late, mut stream_time) = (Windows::new(), Vec::new(), i64::MIN);
         for event in &events {
             stream_time = stream_time.max(event.time);
@@ -306,6 +341,23 @@ proptest! {
             if window.is_final {
                 others.insert(id);
             }
+        }
+    }
+
+    /// However many workers share the partitions, and wherever these go in the middle, what comes out is the same.
+    #[test]
+    fn results_are_identical_with_any_number_of_workers_and_when_partitions_move(
+        events in proptest::collection::vec(interaction(), 100..400), records_max in 1..40_i64,
+    ) {
+        let out = |workers, moves| {
+            let run = Run { events: events.clone(), shift: |_| 0, partitions: 4, workers, grace_ms: None, records_max, moves };
+            let out = self::run(&run);
+            (last_windows(&out.windows), last_sessions(&out.sessions))
+        };
+        let alone = out(1, false);
+        prop_assert_eq!(&alone, &(all_windows(&events), all_sessions(&events)));
+        for (workers, moves) in [(2, false), (4, false), (1, true), (2, true)] {
+            prop_assert_eq!(&alone, &out(workers, moves), "{} workers, partitions move: {}", workers, moves);
         }
     }
 }

@@ -81,6 +81,7 @@ pub const CONTRACT: &[Subject] = &[
     of::<crate::activity::TaskClock>("engram-activity-repartition", "source"),
     of::<crate::graph::RelationCreated>("graph.events", "workspace"),
     of::<crate::dead_letter::DeadLetter>("dead-letters", "topic"),
+    of::<crate::operations::ServiceInstance>("services.registry", "service"),
     of::<crate::dead_letter::LetterReplayed>("dead-letters.replays", "topic"),
     of::<crate::manifest::Manifest>("engram-activity-manifests", "service"),
 ];

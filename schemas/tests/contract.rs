@@ -10,6 +10,7 @@ use engram_schemas::compatibility::{Level, check};
 use engram_schemas::dead_letter::{DeadLetter, LetterReplayed};
 use engram_schemas::graph::RelationCreated;
 use engram_schemas::manifest::Manifest;
+use engram_schemas::operations::ServiceInstance;
 use engram_schemas::registry::Registry;
 use engram_schemas::registry::memory::MemoryRegistry;
 use engram_schemas::{CONTRACT, Event, SchemaId, wire};
@@ -178,6 +179,11 @@ fn replayed_letters_keep_their_bytes() {
 #[test]
 fn manifests_keep_their_bytes() {
     golden::<Manifest>();
+}
+
+#[test]
+fn service_instances_keep_their_bytes() {
+    golden::<ServiceInstance>();
 }
 
 #[test]

@@ -161,13 +161,20 @@ impl GroupConsumer for FaultyMember {
         if let Some(change) = &change {
             self.fate.shared.trace.tell(format!("{}: {change:?}", self.fate.name));
         }
-        self.lost |= change == Some(Rebalance::Lost);
+        self.lost |= matches!(change, Some(Rebalance::Lost(_)));
         Ok(change)
     }
 
-    fn release(&mut self) -> Result<(), LogError> {
+    fn take(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
+        if self.lost {
+            self.fate.shared.violation(format!("{} reads on after its partitions were lost", self.fate.name));
+        }
+        self.inner()?.take(positions)
+    }
+
+    fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
         self.lost = false;
-        self.inner()?.release()
+        self.inner()?.release(partitions)
     }
 
     fn membership(&self) -> Result<Membership, LogError> {

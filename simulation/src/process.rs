@@ -110,7 +110,9 @@ impl Process {
         if !worker::may_pass(&error) {
             return Err(format!("{} stops: {}", slot.instance, worker::chain(&error)));
         }
-        surroundings.shared.trace.tell(format!("{} fails: {}", slot.instance, worker::chain(&error)));
+        // Folders have other names in every run.
+        let reason = worker::chain(&error).replace(&*self.stores.to_string_lossy(), "");
+        surroundings.shared.trace.tell(format!("{} fails: {reason}", slot.instance));
         slot.life = None;
         slot.failed_at = Some(surroundings.shared.hand.clock().now());
         Ok(())

@@ -39,7 +39,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// Locks what stays whole even if a thread has panicked while it held it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

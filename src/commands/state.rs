@@ -1,13 +1,19 @@
-//! `engram state`: the committed state of a service's stores, whether the service runs or not.
+//! `engram state`: the committed state of a service's stores, whether the service runs or not. On Kafka the processes that
+//! own the partitions are asked; where none answers, the state is rebuilt from disk and changelog.
+
+use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use engram_pipeline::changelog;
+use engram_connectors::http::StoreQuery;
+use engram_pipeline::clock::Clock;
 use engram_pipeline::log::TopicPartition;
 use engram_pipeline::store::{self, Query, StoreSpec};
+use engram_pipeline::{changelog, directory};
 use serde_json::{Value, json};
 
 use crate::cli::{Global, Stale, State};
 use crate::output;
+use crate::queries;
 use crate::wire::{self, Access, Connection};
 
 pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
@@ -66,45 +72,45 @@ fn entries(
     limit: usize,
     stale: Stale,
 ) -> anyhow::Result<Vec<Entry>> {
-    let stores = wire::stores(service)?;
-    let index = stores.iter().position(|store| store.name == name).with_context(|| {
-        let names: Vec<&str> = stores.iter().map(|store| store.name).collect();
-        format!("service {service} has no store {name:?}; it has: {}", names.join(", "))
-    })?;
+    let (index, store) = queries::find_store(service, name)?;
     let connection = Connection::open(global, Access::Read)?;
     let topic = changelog::topic(service);
     let topics = connection.log.topics()?;
     let partitions = topics.iter().find(|known| known.name == topic).map_or(0, |known| known.partitions);
     anyhow::ensure!(partitions > 0, "service {service} has not run on this log yet: start it with 'engram up'");
+    let mut owned = BTreeMap::new();
+    if global.brokers.is_some() && !stale.stale {
+        let instances = directory::instances(&*connection.log, &connection.registry, &Clock::default())?;
+        let (service, store, key) = (service.to_owned(), name.to_owned(), key.map(str::to_owned));
+        owned = queries::ask_all(&instances, &StoreQuery { service, store, key, limit, local: true });
+    }
     let mut found = Vec::new();
     for partition in 0..partitions {
-        collect(
-            &connection,
-            service,
-            &TopicPartition::new(topic.as_str(), partition),
-            index,
-            &stores[index],
-            key,
-            limit,
-            stale,
-            &mut found,
-        )?;
+        match owned.remove(&partition) {
+            Some(entries) => found.extend(entries.into_iter().map(|entry| (entry.key, entry.value))),
+            None => {
+                let changelog = TopicPartition::new(topic.as_str(), partition);
+                rebuild(&connection, service, &changelog, (index, &store), stale, |key_found, value| {
+                    if key.is_none_or(|wanted| queries::matches(&key_found, wanted)) {
+                        found.push((key_found, value));
+                    }
+                    found.len() < limit
+                })?;
+            }
+        }
     }
     found.truncate(limit);
     Ok(found)
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call, and a struct would only rename it")]
-fn collect(
+/// A task's entries from what is on disk here and its changelog, for partitions of which no process answers.
+fn rebuild(
     connection: &Connection,
     service: &str,
     changelog: &TopicPartition,
-    index: usize,
-    store: &StoreSpec,
-    wanted: Option<&str>,
-    limit: usize,
+    (index, store): (usize, &StoreSpec),
     stale: Stale,
-    found: &mut Vec<Entry>,
+    mut visit: impl FnMut(Value, Value) -> bool,
 ) -> anyhow::Result<()> {
     let files = connection.stores(service)?.join(changelog.partition.to_string());
     let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
@@ -117,25 +123,9 @@ fn collect(
     };
     query.all(store::prefix(index), |key, value| {
         let (key, value) = (store.describe)(key, value);
-        if wanted.is_none_or(|wanted| matches(&key, wanted)) {
-            found.push((key, value));
-        }
-        found.len() < limit
+        visit(key, value)
     })?;
     Ok(())
-}
-
-/// The key itself, or the text of one of its fields or parts.
-fn matches(key: &Value, wanted: &str) -> bool {
-    if serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *key) {
-        return true;
-    }
-    let text = |field: &Value| field.as_str().map_or_else(|| field.to_string(), str::to_owned);
-    match key {
-        Value::Object(fields) => fields.values().any(|field| text(field) == wanted),
-        Value::Array(parts) => parts.iter().any(|part| text(part) == wanted),
-        whole => text(whole) == wanted,
-    }
 }
 
 fn print(global: &Global, entries: &[Entry]) -> anyhow::Result<()> {

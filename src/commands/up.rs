@@ -1,6 +1,7 @@
 //! `engram up`: runs services and the HTTP interface until it is stopped or, with `--exit-when-idle`, has caught up.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,18 +9,21 @@ use std::time::Duration;
 use anyhow::Context as _;
 use engram_connectors::http::{self, Served};
 use engram_pipeline::clock::Clock;
+use engram_pipeline::directory::{About, Announcer};
 use engram_pipeline::progress::Restoring;
 use engram_pipeline::service::{self, Running};
 use engram_pipeline::standby::{Standby, StandbyOptions};
 use engram_pipeline::status::{Snapshot, WorkerStatus};
 use engram_pipeline::store::Budget;
 use engram_pipeline::worker::WorkerOptions;
+use engram_schemas::operations::WorkerTasks;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 
 use super::{lock, stop_flag};
 use crate::cli::{Global, Up};
 use crate::output::Usage;
+use crate::queries::Queries;
 use crate::wire::{self, Access, Connection};
 
 /// How often the services are looked at.
@@ -43,14 +47,16 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     let services: Arc<Mutex<Vec<Running>>> = Arc::default();
     let token = format!("{:032x}", rand::random::<u128>());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let served = served(&connection, &services, &metrics, token.clone())?;
     let server = runtime
-        .block_on(http::serve(args.http, served(&connection, &services, &metrics, token.clone())))
+        .block_on(http::serve(args.http, served))
         .with_context(|| format!("cannot listen on {}: give another address with --http", args.http))?;
     connection.data.write_run_file(server.address, &token)?;
     for name in names {
         let running = start(&connection, args, &name)?;
         lock(&services).push(running);
     }
+    let announcer = announce(global, &connection, args, server.address, &services)?;
     crate::output::say(format_args!(
         "engram is up: http://{} (schemas, metrics, health); stop with Ctrl-C",
         server.address
@@ -61,6 +67,9 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     for running in running {
         let name = running.name();
         outcome = outcome.and(running.stop().with_context(|| format!("service {name} has stopped")));
+    }
+    if let Some(announcer) = announcer {
+        announcer.stop();
     }
     // Requests that are at work get their answers; the folder is given back after the log.
     if runtime.block_on(async { tokio::time::timeout(REQUESTS_END, server.stop()).await }).is_err() {
@@ -114,7 +123,7 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
         snapshots,
         standby: standby.map(Arc::new),
         instance,
-        static_membership: connection.config.kafka.static_membership.unwrap_or(true),
+        static_membership: connection.config.kafka.static_membership,
         commit: connection.config.commit_options()?,
         on_commit: None,
         stop: Arc::new(AtomicBool::new(false)),
@@ -150,15 +159,23 @@ fn served(
     services: &Arc<Mutex<Vec<Running>>>,
     metrics: &PrometheusHandle,
     token: String,
-) -> Served {
+) -> anyhow::Result<Served> {
     let (metrics, shown, looked_at) = (metrics.clone(), Arc::clone(services), Arc::clone(services));
     let copied = Arc::clone(services);
-    Served {
+    let queries = Queries {
+        services: Arc::clone(services),
+        log: Arc::clone(&connection.log),
+        registry: Arc::clone(&connection.registry),
+        instance: connection.data.instance()?,
+        instances: Mutex::default(),
+    };
+    Ok(Served {
         registry: Arc::clone(&connection.registry),
         log: connection.owned.clone(),
         token,
         metrics: Arc::new(move || metrics.render()),
         services: Arc::new(move || lock(&shown).iter().map(describe).collect()),
+        stores: Arc::new(move |query| queries.answer(query)),
         snapshot: Arc::new(move |name| {
             let snapshots = {
                 let services = lock(&copied);
@@ -172,7 +189,37 @@ fn served(
             let workers: Vec<Snapshot> = lock(&looked_at).iter().flat_map(Running::workers).collect();
             !workers.is_empty() && workers.iter().all(|worker| worker.trouble.is_none())
         }),
+    })
+}
+
+/// Tells the others of this process. On the embedded log there are none.
+fn announce(
+    global: &Global,
+    connection: &Connection,
+    args: &Up,
+    address: SocketAddr,
+    services: &Arc<Mutex<Vec<Running>>>,
+) -> anyhow::Result<Option<Announcer>> {
+    if global.brokers.is_none() {
+        return Ok(None);
     }
+    let advertised = args.advertise.clone().or_else(|| connection.config.http.advertise.clone());
+    let http = advertised.or_else(|| (!address.ip().is_unspecified()).then(|| address.to_string()));
+    if http.is_none() {
+        tracing::warn!(
+            "{address} is no address for others: give one with --advertise, so that they can ask this process"
+        );
+    }
+    let shown = Arc::clone(services);
+    let holds = move || {
+        let worker = |worker: Snapshot| WorkerTasks { tasks: worker.tasks, standbys: Vec::new() };
+        let services = lock(&shown);
+        let service =
+            |service: &Running| (service.name().to_owned(), service.workers().into_iter().map(worker).collect());
+        services.iter().map(service).collect()
+    };
+    let about = About { instance: connection.data.instance()?, http, services: Arc::new(holds) };
+    Ok(Some(Announcer::start(&connection.log, &*connection.registry, Clock::default(), about)?))
 }
 
 fn describe(service: &Running) -> Value {

@@ -190,18 +190,39 @@ impl Up {
         self.child.wait().expect("it is our child");
     }
 
+    /// SIGSTOP: it stands still, and knows nothing of it.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT: it goes on where it stood.
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// SIGTERM, without waiting for the end.
+    pub fn ask_to_stop(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: kill(2) takes no pointers; the process is our child and has not been waited for.
+        let sent = unsafe { libc::kill(self.child.id() as i32, signal) };
+        assert_eq!(sent, 0, "the process is there");
+    }
+
     /// SIGTERM, and waits: a clean stop.
     #[track_caller]
     pub fn stop(mut self) {
-        // SAFETY: kill(2) takes no pointers; the process is our child and has not been waited for.
-        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        self.ask_to_stop();
         let status = self.child.wait().expect("it is our child");
         assert!(status.success(), "engram up: {status}\n{}", self.log());
     }
 
     /// GET of a path of its HTTP interface, as JSON.
     pub fn get(&self, path: &str) -> Value {
-        let mut response = ureq::get(format!("{}{path}", self.http)).call().expect("it answers");
+        let asked = ureq::get(format!("{}{path}", self.http)).call();
+        let mut response = asked.unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.log()));
         response.body_mut().read_json().expect("JSON")
     }
 

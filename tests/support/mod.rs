@@ -1,6 +1,7 @@
 //! What the integration tests share: the binary, a real Apache Kafka, sample data, and waiting for something to become true.
 #![allow(dead_code, reason = "each test program compiles this module and uses its own part of it")]
 
+pub mod activity;
 pub mod engram;
 pub mod git_sample;
 pub mod kafka;

@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_schemas::registry::Registry;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
@@ -32,12 +33,47 @@ pub const SNAPSHOT_PATH: &str = "/internal/snapshots";
 /// What the services of this process are doing, as JSON.
 pub const SERVICES_PATH: &str = "/v1/services";
 
+/// The stores of the services that run here and elsewhere: `/v1/stores/SERVICE/STORE?key=..&limit=..`.
+pub const STORES_PATH: &str = "/v1/stores";
+/// Entries of an answer, unless asked for another number.
+const LIMIT: usize = 100;
+
 /// Requests that may be at work at a time; others wait.
 const REQUESTS_MAX: usize = 32;
 /// Requests to the log whose bodies may be in memory at a time.
 const BODIES_MAX: usize = 2;
 /// Largest request: a transaction of the embedded log, with its bound and some room.
 const BODY_BYTES_MAX: usize = 320 << 20;
+
+/// What is asked of a store.
+#[derive(Debug, Clone)]
+pub struct StoreQuery {
+    pub service: String,
+    pub store: String,
+    /// The key as JSON, or the text of one of its fields; all entries without it.
+    pub key: Option<String>,
+    pub limit: usize,
+    /// Of this process's own tasks only: asked by another process, which asks all of them.
+    pub local: bool,
+}
+
+#[derive(Deserialize)]
+struct StoreParameters {
+    key: Option<String>,
+    limit: Option<usize>,
+    #[serde(default)]
+    local: bool,
+}
+
+/// Why a store's entries cannot be told.
+pub enum StoreRefusal {
+    /// There is no such service or store.
+    NotFound(String),
+    /// Some partition has no owner that answers, at present.
+    Unavailable(String),
+}
+
+pub type AnswerStores = Arc<dyn Fn(&StoreQuery) -> Result<Value, StoreRefusal> + Send + Sync>;
 
 /// Takes snapshots of the named service's tasks and says what was taken, or why not.
 pub type TakeSnapshots = Arc<dyn Fn(&str) -> Result<Value, String> + Send + Sync>;
@@ -54,6 +90,8 @@ pub struct Served {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The services, as `SERVICES_PATH` shows them.
     pub services: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// Entries of stores, for `STORES_PATH`.
+    pub stores: AnswerStores,
     /// Takes snapshots of a service's tasks, as `SNAPSHOT_PATH` answers it.
     pub snapshot: TakeSnapshots,
     /// Whether all services are at work.
@@ -64,6 +102,8 @@ pub struct Served {
 pub(crate) struct App {
     served: Served,
     requests: Arc<Semaphore>,
+    /// Those of other processes. Apart, so that two processes that ask one another never wait for each other.
+    of_others: Arc<Semaphore>,
     /// Those whose large bodies are in memory.
     bodies: Arc<Semaphore>,
 }
@@ -74,8 +114,16 @@ impl App {
         &self,
         work: impl FnOnce(&Served) -> T + Send + 'static,
     ) -> Result<T, Response> {
+        self.blocking_within(&self.requests, work).await
+    }
+
+    async fn blocking_within<T: Send + 'static>(
+        &self,
+        requests: &Semaphore,
+        work: impl FnOnce(&Served) -> T + Send + 'static,
+    ) -> Result<T, Response> {
         let unavailable = || (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping").into_response();
-        let _permit = self.requests.acquire().await.map_err(|_| unavailable())?;
+        let _permit = requests.acquire().await.map_err(|_| unavailable())?;
         let served = self.served.clone();
         tokio::task::spawn_blocking(move || work(&served)).await.map_err(|_| unavailable())
     }
@@ -103,8 +151,12 @@ pub async fn serve(address: SocketAddr, served: Served) -> std::io::Result<Serve
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let app =
-        App { served, requests: Arc::new(Semaphore::new(REQUESTS_MAX)), bodies: Arc::new(Semaphore::new(BODIES_MAX)) };
+    let app = App {
+        served,
+        requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        of_others: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        bodies: Arc::new(Semaphore::new(BODIES_MAX)),
+    };
     let server = axum::serve(listener, router(app)).with_graceful_shutdown(async {
         let _ = stopped.await;
     });
@@ -122,6 +174,7 @@ fn router(app: App) -> Router {
         .route("/healthz", get(health))
         .route("/metrics", get(metrics))
         .route(SERVICES_PATH, get(services))
+        .route("/v1/stores/{service}/{store}", get(stores))
         .route(
             LOG_PATH,
             post(log).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(from_fn_with_state(app.clone(), admit)),
@@ -148,6 +201,25 @@ async fn metrics(State(app): State<App>) -> Response {
 
 async fn services(State(app): State<App>) -> Response {
     axum::Json((app.served.services)()).into_response()
+}
+
+async fn stores(
+    State(app): State<App>,
+    Path((service, store)): Path<(String, String)>,
+    Query(asked): Query<StoreParameters>,
+) -> Response {
+    let StoreParameters { key, limit, local } = asked;
+    let query = StoreQuery { service, store, key, limit: limit.unwrap_or(LIMIT), local };
+    let requests = if local { &app.of_others } else { &app.requests };
+    let refusal = |status: StatusCode, message: String| {
+        (status, axum::Json(json!({"error_code": status.as_u16(), "message": message}))).into_response()
+    };
+    match app.blocking_within(requests, move |served| (served.stores)(&query)).await {
+        Ok(Ok(answer)) => axum::Json(answer).into_response(),
+        Ok(Err(StoreRefusal::NotFound(message))) => refusal(StatusCode::NOT_FOUND, message),
+        Ok(Err(StoreRefusal::Unavailable(message))) => refusal(StatusCode::SERVICE_UNAVAILABLE, message),
+        Err(response) => response,
+    }
 }
 
 /// Lets few requests at a time in, and only those with the token, before their bodies are read.

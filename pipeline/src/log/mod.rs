@@ -117,7 +117,7 @@ pub struct GroupInfo {
 /// Reads the partitions that it was given.
 pub trait Consumer: Send {
     /// Reads these partitions, each from the given position; replaces the assignment before it. Batches fetched
-    /// earlier are dropped: the next one from a partition begins at its position.
+    /// earlier are dropped: the next one from a partition begins at its position. A member may only name what it holds.
     fn assign(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError>;
 
     /// The next records of the `index`-th assigned partition, at most `records_max`, without waiting.
@@ -141,26 +141,31 @@ pub struct Fetched {
 pub trait GroupConsumer: Consumer {
     /// Serves the group: heartbeats, rebalances. To be called often (at least every 5 min on the embedded log, 15 min on Kafka).
     ///
-    /// After `Assigned` the caller opens its tasks and calls `assign`; after `Revoked` it commits, closes and calls
-    /// `release`; after `Lost` it drops what it holds, must not commit, and calls `release`.
+    /// After `Assigned` the caller calls `take`; after `Revoked` it commits, closes what it had open on these partitions and
+    /// calls `release`; after `Lost` it drops that, must not commit it, and calls `release`.
     fn poll_group(&mut self) -> Result<Option<Rebalance>, LogError>;
 
-    /// Gives the partitions back after `Revoked` or `Lost`.
-    fn release(&mut self) -> Result<(), LogError>;
+    /// Takes the partitions of the last `Assigned`, with the positions to read them from. They come after those that the
+    /// member holds already, in the order given; `fetch` counts through all of them.
+    fn take(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError>;
+
+    /// Gives the partitions of the last `Revoked` or `Lost` back. The others keep their order.
+    fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError>;
 
     /// This member's place in the group now, for `Producer::commit`. To be read anew for every commit.
     fn membership(&self) -> Result<Membership, LogError>;
 }
 
-/// A change of a member's partitions.
+/// A change of a member's partitions: of all of them at once, or (KIP-848) of a few at a time, where partition p of one
+/// topic may come or go before that of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rebalance {
-    /// These partitions are now this member's.
+    /// These partitions are now this member's too.
     Assigned(Vec<TopicPartition>),
-    /// All its partitions are to be given back, after a last commit.
-    Revoked,
-    /// Its partitions already belong to others: nothing may be committed any more.
-    Lost,
+    /// These are to be given back, after a last commit.
+    Revoked(Vec<TopicPartition>),
+    /// These already belong to others: nothing may be committed for them any more.
+    Lost(Vec<TopicPartition>),
 }
 
 /// A group member's id and generation, by which the log refuses the commits of a member that was replaced.

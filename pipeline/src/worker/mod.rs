@@ -51,6 +51,13 @@ pub struct Worker {
     /// Before the consumer: they hold its batches.
     tasks: Vec<Task>,
     consumer: Box<dyn GroupConsumer>,
+    /// The partitions that the group gave it, in the order in which the consumer counts them, each with the position from
+    /// which it was taken. A task is open once all its inputs are among them.
+    held: Vec<(TopicPartition, i64)>,
+    /// For each task and each of its inputs, the place in `held`.
+    feeds: Vec<usize>,
+    /// The group has changed what it holds, and the tasks are not open yet.
+    regrouped: bool,
     outbox: SharedOutbox,
     last_commit: Moment,
     /// Of the commit under way: its records, and the time that its preparation took.
@@ -92,6 +99,9 @@ impl Worker {
             committer: Committer::start(Arc::new(manifests), options.commit.overlap, &thread)?,
             tasks: Vec::new(),
             consumer,
+            held: Vec::new(),
+            feeds: Vec::new(),
+            regrouped: false,
             outbox: Rc::new(RefCell::new(Outbox::new(producer))),
             last_commit: options.clock.now(),
             under_way: (0, Duration::ZERO),
@@ -119,7 +129,7 @@ impl Worker {
 
     /// Commits what is open, for the last time.
     pub fn stop(&mut self) -> Result<(), ProcessError> {
-        self.commit_all()
+        self.commit_all().map(drop)
     }
 
     /// The tasks that it has.
@@ -158,6 +168,9 @@ impl Worker {
         while let Some(change) = self.consumer.poll_group()? {
             self.rebalance(change)?;
         }
+        if self.regrouped {
+            self.open_tasks()?;
+        }
         let processed = self.process()?;
         let due = self.commit_is_due(processed);
         let mut outcome = self.settle(Duration::ZERO)?;
@@ -185,7 +198,7 @@ impl Worker {
             for input in 0..inputs {
                 let queue = &task.queues()[input];
                 if queue.buffered() < QUEUE_RECORDS_MIN && queue.buffered_bytes() < QUEUE_BYTES_MAX {
-                    let fetched = self.consumer.fetch(index * inputs + input, FETCH_RECORDS_MAX)?;
+                    let fetched = self.consumer.fetch(self.feeds[index * inputs + input], FETCH_RECORDS_MAX)?;
                     task.add(input, fetched);
                 }
             }
@@ -313,12 +326,13 @@ impl Worker {
     }
 
     /// Commits everything that was processed, and waits for it. After an abort the tasks are to be closed or set back.
-    fn commit_all(&mut self) -> Result<(), ProcessError> {
-        if self.settle_now()? != Some(Outcome::Aborted) {
+    fn commit_all(&mut self) -> Result<Outcome, ProcessError> {
+        let mut outcome = self.settle_now()?;
+        if outcome != Some(Outcome::Aborted) {
             self.begin_commit()?;
-            self.settle_now()?;
+            outcome = self.settle_now()?;
         }
-        Ok(())
+        Ok(outcome.unwrap_or(Outcome::Committed))
     }
 
     fn tell(&self, records: u64, times: CommitTimes) {
@@ -355,75 +369,87 @@ impl Worker {
 
     /// Back to the committed positions, with what was buffered forgotten.
     fn rewind(&mut self) -> Result<(), ProcessError> {
-        let mut all = Vec::new();
-        for task in &mut self.tasks {
-            let inputs: Vec<TopicPartition> = task.queues().iter().map(|queue| queue.partition.clone()).collect();
-            let positions = start_positions(&*self.options.log, &self.options.group, &inputs)?;
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<TopicPartition> = self.held.drain(..).map(|(partition, _)| partition).collect();
+        self.held = start_positions(&*self.options.log, &self.options.group, &partitions)?;
+        for (task, feeds) in self.tasks.iter_mut().zip(self.feeds.chunks(self.options.service.inputs.len())) {
+            let positions: Vec<_> = feeds.iter().map(|&place| self.held[place].clone()).collect();
             task.aborted(&positions);
-            all.extend(positions);
         }
         self.last_commit = self.options.clock.now();
-        Ok(self.consumer.assign(&all)?)
+        Ok(self.consumer.assign(&self.held)?)
     }
 
     fn rebalance(&mut self, change: Rebalance) -> Result<(), ProcessError> {
+        self.regrouped = true;
         match change {
-            Rebalance::Assigned(partitions) => self.open_tasks(&partitions)?,
-            Rebalance::Revoked => {
-                // Whoever has them next begins at the last commit, and finds out about the record, too.
-                self.commit_all().or_else(|error| self.set_back(error))?;
-                self.close_tasks();
-                self.consumer.release()?;
+            Rebalance::Assigned(partitions) => {
+                let positions = start_positions(&*self.options.log, &self.options.group, &partitions)?;
+                self.consumer.take(&positions)?;
+                self.held.extend(positions);
             }
-            Rebalance::Lost => {
-                // What was under way was begun in time: its outcome, whichever, is the log's.
+            Rebalance::Revoked(partitions) => {
+                // Whoever has them next begins at the last commit, and finds out about the record, too.
+                let outcome = self.commit_all().or_else(|error| self.set_back(error).map(|()| Outcome::Aborted))?;
+                self.give_back(&partitions, outcome)?;
+            }
+            Rebalance::Lost(partitions) => {
+                let count = partitions.len();
+                tracing::warn!(worker = self.options.instance, count, "partitions lost: others have them by now");
+                // What was under way was begun in time: its outcome, whichever, is the log's. What is open goes.
                 self.settle_now()?;
                 self.outbox.borrow_mut().abort()?;
-                self.close_tasks();
-                self.consumer.release()?;
+                self.give_back(&partitions, Outcome::Aborted)?;
             }
         }
         Ok(())
     }
 
-    fn close_tasks(&mut self) {
-        self.tasks.clear();
-        if let Some(standby) = &self.options.standby {
-            standby.own(&self.options.instance, &[]);
-        }
+    /// Closes the tasks of these partitions and gives them back.
+    fn give_back(&mut self, partitions: &[TopicPartition], outcome: Outcome) -> Result<(), ProcessError> {
+        let takes = |task: &Task| task.queues().iter().any(|queue| partitions.contains(&queue.partition));
+        let inputs = self.options.service.inputs.len();
+        let closed = self.tasks.extract_if(.., |task| takes(task)).count();
+        self.held.retain(|(held, _)| !partitions.contains(held));
+        self.arrange();
+        self.tell_standby(&[]);
         self.options.status.unassigned();
+        self.consumer.release(partitions)?;
+        // Also when a task was closed of which an input stays: what was read of that is to be read again.
+        if outcome == Outcome::Aborted || closed * inputs > partitions.len() {
+            self.rewind()?;
+        }
+        Ok(())
     }
 
-    fn open_tasks(&mut self, assigned: &[TopicPartition]) -> Result<(), ProcessError> {
+    /// Opens the tasks of which all inputs are here.
+    fn open_tasks(&mut self) -> Result<(), ProcessError> {
         let options = self.options.clone();
-        let numbers: BTreeSet<i32> = assigned.iter().map(|partition| partition.partition).collect();
-        let numbers: Vec<i32> = numbers.into_iter().collect();
-        let mut positions = Vec::new();
-        for &number in &numbers {
-            let inputs: Vec<TopicPartition> =
-                options.service.inputs.iter().map(|topic| TopicPartition::new(topic.as_str(), number)).collect();
-            positions.push(start_positions(&*options.log, &options.group, &inputs)?);
-        }
-        // Before the restore, so that the group may go on and tell meanwhile what it wants.
-        self.consumer.assign(&positions.concat())?;
-        if let Some(standby) = &options.standby {
-            standby.own(&options.instance, &numbers);
-        }
-        let mut change = None;
-        let opened = restore(&options).open_all(&numbers, || {
-            change = self.consumer.poll_group()?;
-            Ok::<_, ProcessError>(change.is_none() && !options.stop.load(Ordering::Relaxed))
-        })?;
-        let Some(opened) = opened else {
-            self.close_tasks();
-            return change.map_or(Ok(()), |change| self.rebalance(change));
+        let (tasks, opened) = loop {
+            let tasks = self.complete();
+            let numbers: Vec<i32> = tasks.iter().map(|(number, _)| *number).collect();
+            self.tell_standby(&numbers);
+            let mut change = None;
+            let opened = restore(&options).open_all(&numbers, || {
+                change = self.consumer.poll_group()?;
+                Ok::<_, ProcessError>(change.is_none() && !options.stop.load(Ordering::Relaxed))
+            })?;
+            match (opened, change) {
+                (Some(opened), None) => break (tasks, opened),
+                // What was restored stays on disk.
+                (_, Some(change)) => self.rebalance(change)?,
+                (None, None) => return Ok(()),
+            }
         };
-        for ((&number, positions), opened) in numbers.iter().zip(&positions).zip(opened) {
+        for ((number, positions), opened) in tasks.into_iter().zip(opened) {
             options.status.restored(opened.restored.records);
+            options.status.opened(number, &opened.files);
             self.tasks.push(Task::open(
                 &options.service,
                 number,
-                positions,
+                &positions,
                 opened.files,
                 &TaskOptions {
                     registry: &options.registry,
@@ -435,9 +461,39 @@ impl Worker {
                 },
             )?);
         }
+        self.arrange();
         self.last_commit = options.clock.now();
-        options.status.assigned(numbers);
+        options.status.assigned(self.tasks.iter().map(Task::partition).collect());
+        self.regrouped = false;
         Ok(())
+    }
+
+    /// The tasks that are not open although all their inputs are here, with the positions of these.
+    fn complete(&self) -> Vec<(i32, Vec<(TopicPartition, i64)>)> {
+        let numbers: BTreeSet<i32> = self.held.iter().map(|(partition, _)| partition.partition).collect();
+        let closed = numbers.into_iter().filter(|number| !self.tasks.iter().any(|task| task.partition() == *number));
+        let input = |topic: &str, number: i32| {
+            self.held.iter().find(|(held, _)| held.partition == number && *held.topic == *topic).cloned()
+        };
+        let inputs = |number| -> Option<Vec<(TopicPartition, i64)>> {
+            self.options.service.inputs.iter().map(|topic| input(topic, number)).collect()
+        };
+        closed.filter_map(|number| Some((number, inputs(number)?))).collect()
+    }
+
+    /// Tells the warm copies which tasks are this worker's: those that are open, and these.
+    fn tell_standby(&self, opening: &[i32]) {
+        if let Some(standby) = &self.options.standby {
+            let owned: Vec<i32> = self.tasks.iter().map(Task::partition).chain(opening.iter().copied()).collect();
+            standby.own(&self.options.instance, &owned);
+        }
+    }
+
+    /// Finds the inputs of all tasks among what is held.
+    fn arrange(&mut self) {
+        let place = |input: &TopicPartition| self.held.iter().position(|(held, _)| held == input);
+        let inputs = self.tasks.iter().flat_map(|task| task.queues()).map(|queue| &queue.partition);
+        self.feeds = inputs.map(|input| place(input).expect("an open task holds its inputs")).collect();
     }
 }
 
@@ -462,6 +518,9 @@ fn start_positions(
     group: &str,
     inputs: &[TopicPartition],
 ) -> Result<Vec<(TopicPartition, i64)>, LogError> {
+    if inputs.is_empty() {
+        return Ok(Vec::new());
+    }
     let committed = log.committed(group, inputs)?;
     inputs
         .iter()

@@ -7,8 +7,8 @@ use crate::log::{GroupConsumer, LogError, MemberOptions, Membership, Rebalance, 
 
 pub struct Member {
     pub consumer: Box<dyn GroupConsumer>,
-    /// What it holds, ordered; `None` between a release and the next assignment.
-    pub held: Option<Vec<TopicPartition>>,
+    /// What it holds, in the order in which it reads them.
+    pub held: Vec<TopicPartition>,
     pub events: Vec<Rebalance>,
     /// Why it has ended.
     pub fenced: bool,
@@ -24,7 +24,7 @@ impl Member {
             instance_id: instance_id.map(|id| fixture.name(id)),
         };
         let consumer = fixture.log.member(&options).expect("a group can be joined");
-        Self { consumer, held: None, events: Vec::new(), fenced: false }
+        Self { consumer, held: Vec::new(), events: Vec::new(), fenced: false }
     }
 
     /// Serves the group once.
@@ -42,16 +42,15 @@ impl Member {
         };
         match &event {
             Some(Rebalance::Assigned(partitions)) => {
-                assert!(self.held.is_none(), "all partitions are given back before others are assigned");
-                let mut partitions = partitions.clone();
-                partitions.sort();
+                assert!(!partitions.iter().any(|partition| self.held.contains(partition)), "nothing is assigned twice");
                 let positions: Vec<_> = partitions.iter().map(|partition| (partition.clone(), 0)).collect();
-                self.consumer.assign(&positions).expect("a member's partitions can be assigned");
-                self.held = Some(partitions);
+                self.consumer.take(&positions).expect("a member's partitions can be taken");
+                self.held.extend_from_slice(partitions);
             }
-            Some(Rebalance::Revoked | Rebalance::Lost) => {
-                self.consumer.release().expect("partitions can be given back");
-                self.held = None;
+            Some(Rebalance::Revoked(partitions) | Rebalance::Lost(partitions)) => {
+                assert!(partitions.iter().all(|partition| self.held.contains(partition)), "only what it holds goes");
+                self.consumer.release(partitions).expect("partitions can be given back");
+                self.held.retain(|partition| !partitions.contains(partition));
             }
             None => self.consumer.wait(Duration::from_millis(5)).expect("a member can wait"),
         }
@@ -62,14 +61,16 @@ impl Member {
         self.consumer.membership().expect("a member that holds partitions has its place in the group")
     }
 
-    /// The numbers of the partitions that it holds of a topic.
+    /// The numbers of the partitions that it holds of a topic, ordered.
     pub fn numbers(&self, topic: &str) -> Vec<i32> {
-        let held = self.held.iter().flatten();
-        held.filter(|partition| &*partition.topic == topic).map(|partition| partition.partition).collect()
+        let held = self.held.iter().filter(|partition| &*partition.topic == topic);
+        let mut numbers: Vec<i32> = held.map(|partition| partition.partition).collect();
+        numbers.sort_unstable();
+        numbers
     }
 
     pub fn count(&self) -> usize {
-        self.held.as_ref().map_or(0, Vec::len)
+        self.held.len()
     }
 }
 

@@ -120,7 +120,12 @@ impl GroupConsumer for Member {
         self.owner.coordinator.poll(&self.group, self.number, partitions)
     }
 
-    fn release(&mut self) -> Result<(), LogError> {
+    fn take(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
+        // All that it held was given back before: this log's groups share their partitions all at once.
+        self.reader.assign(positions)
+    }
+
+    fn release(&mut self, _partitions: &[TopicPartition]) -> Result<(), LogError> {
         self.reader.assign(&[])?;
         self.owner.coordinator.release(&self.group, self.number)
     }

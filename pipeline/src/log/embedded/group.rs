@@ -62,8 +62,8 @@ struct Member {
 enum Stage {
     Joining,
     Holding { partitions: Vec<TopicPartition>, told: bool },
-    Revoking,
-    Lost { told: bool },
+    Revoking { partitions: Vec<TopicPartition> },
+    Lost { partitions: Vec<TopicPartition>, told: bool },
 }
 
 impl Coordinator {
@@ -133,11 +133,15 @@ impl Coordinator {
         let preparing = group.preparing;
         let member = group.members.get_mut(&number).ok_or_else(fenced)?;
         let (stage, told) = match std::mem::replace(&mut member.stage, Stage::Joining) {
-            Stage::Holding { told: true, .. } if preparing => (Stage::Revoking, Some(Rebalance::Revoked)),
+            Stage::Holding { partitions, told: true } if preparing => {
+                (Stage::Revoking { partitions: partitions.clone() }, Some(Rebalance::Revoked(partitions)))
+            }
             Stage::Holding { partitions, told: false } => {
                 (Stage::Holding { partitions: partitions.clone(), told: true }, Some(Rebalance::Assigned(partitions)))
             }
-            Stage::Lost { told: false } => (Stage::Lost { told: true }, Some(Rebalance::Lost)),
+            Stage::Lost { partitions, told: false } => {
+                (Stage::Lost { partitions: Vec::new(), told: true }, Some(Rebalance::Lost(partitions)))
+            }
             unchanged => (unchanged, None),
         };
         member.stage = stage;
@@ -205,10 +209,12 @@ impl Group {
         }
         for member in self.members.values_mut() {
             let slow = clock.since(member.last_poll) > SESSION_TIMEOUT;
-            match member.stage {
+            match &mut member.stage {
                 // It does not know of these partitions yet.
                 Stage::Holding { told: false, .. } => member.stage = Stage::Joining,
-                Stage::Holding { .. } | Stage::Revoking if slow => member.stage = Stage::Lost { told: false },
+                Stage::Holding { partitions, .. } | Stage::Revoking { partitions } if slow => {
+                    member.stage = Stage::Lost { partitions: std::mem::take(partitions), told: false };
+                }
                 _ => {}
             }
         }
@@ -239,7 +245,7 @@ impl Group {
 
 impl Stage {
     fn may_commit(&self) -> bool {
-        matches!(self, Self::Holding { .. } | Self::Revoking)
+        matches!(self, Self::Holding { .. } | Self::Revoking { .. })
     }
 }
 
@@ -274,10 +280,13 @@ mod tests {
         }
 
         fn poll(&self, member: u64) -> String {
+            let numbers = |list: Vec<TopicPartition>| {
+                list.iter().map(|partition| partition.partition.to_string()).collect::<Vec<_>>().join(",")
+            };
             match self.coordinator.poll("g", member, |_| 3) {
-                Ok(Some(Rebalance::Assigned(list))) => {
-                    list.iter().map(|partition| partition.partition.to_string()).collect::<Vec<_>>().join(",")
-                }
+                Ok(Some(Rebalance::Assigned(list))) => numbers(list),
+                Ok(Some(Rebalance::Revoked(list))) => format!("revoked {}", numbers(list)),
+                Ok(Some(Rebalance::Lost(list))) => format!("lost {}", numbers(list)),
                 other => format!("{other:?}"),
             }
         }
@@ -299,7 +308,7 @@ mod tests {
         let held = test.membership(one);
         let two = test.join(None);
         assert_eq!(test.poll(two), "Ok(None)");
-        assert_eq!(test.poll(one), "Ok(Some(Revoked))");
+        assert_eq!(test.poll(one), "revoked 0,1,2");
         assert!(test.may_commit(&held), "a last commit before the release");
         assert_eq!(test.coordinator.groups()[0].state, "PreparingRebalance");
         test.coordinator.release("g", one).unwrap();
@@ -308,7 +317,7 @@ mod tests {
         assert!(!test.may_commit(&held) && test.may_commit(&test.membership(one)));
         assert_eq!(test.coordinator.groups()[0].state, "Stable");
         test.coordinator.leave("g", one);
-        assert_eq!(test.poll(two), "Ok(Some(Revoked))");
+        assert_eq!(test.poll(two), "revoked 2");
         test.coordinator.release("g", two).unwrap();
         assert_eq!(test.poll(two), "0,1,2");
     }
@@ -324,9 +333,9 @@ mod tests {
         let quick = test.join(None);
         assert_eq!(test.poll(quick), "0,1,2");
         assert!(!test.may_commit(&held));
-        assert_eq!(test.poll(slow), "Ok(Some(Lost))");
+        assert_eq!(test.poll(slow), "lost 0,1,2");
         test.coordinator.release("g", slow).unwrap();
-        assert_eq!(test.poll(quick), "Ok(Some(Revoked))");
+        assert_eq!(test.poll(quick), "revoked 0,1,2");
     }
 
     #[test]

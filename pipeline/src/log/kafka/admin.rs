@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::REQUEST_TIMEOUT;
+use super::{REQUEST_TIMEOUT, native};
 use crate::log::{
     Cleanup, GroupInfo, LogError, OffsetRange, TOMBSTONE_RETENTION_MS, TopicInfo, TopicPartition, TopicSpec,
 };
@@ -16,6 +16,9 @@ use crate::log::{
 /// Records that say they were written later than this from now are refused: what is too far in the future is judged by
 /// when it was written.
 const TIMESTAMP_AHEAD_MS: &str = "3600000";
+
+/// What brokers call a group of which they know nothing, asked by the classic protocol's request.
+const DEAD: &str = "Dead";
 
 /// Between two looks at something that the brokers will know soon.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -198,6 +201,20 @@ pub fn groups(client: &BaseConsumer) -> Result<Vec<GroupInfo>, LogError> {
         })
         .collect();
     groups.sort_by(|a, b| a.name.cmp(&b.name));
+    // Of groups that speak `consumer` the list knows the names only.
+    let unknown: Vec<&str> =
+        list.groups().iter().filter(|group| group.state() == DEAD).map(|group| group.name()).collect();
+    if unknown.is_empty() {
+        return Ok(groups);
+    }
+    // SAFETY: the client lives longer than the call.
+    let described = unsafe { native::describe_groups(client.client().native_ptr(), &unknown, REQUEST_TIMEOUT) }
+        .map_err(|reason| LogError::failed("cannot describe the consumer groups", reason))?;
+    for (name, state, members) in described {
+        if let Some(group) = groups.iter_mut().find(|group| group.name == name) {
+            (group.state, group.members) = (state, members);
+        }
+    }
     Ok(groups)
 }
 

@@ -4,24 +4,30 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr as Code;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::GroupProtocol;
 use super::native::{self, Message, PartitionQueue, Wake};
 use crate::log::{
     Batch, Consumer, Fetched, GroupConsumer, Header, LogError, Membership, Rebalance, RecordRef, TopicPartition,
 };
 
+/// How long a partition may take until it can be set to another position.
+const SEEK_MAX: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Keeps rebalances until the worker asks for them.
 ///
-/// SUBTLE: librdkafka lets the application answer a rebalance later: the group waits until `assign` or `unassign` is
-/// called. So the worker commits and closes its tasks in its own loop, not inside a callback.
+/// SUBTLE: librdkafka lets the application answer a rebalance later: the group waits until one of the calls that assign or
+/// unassign is made. So the worker commits and closes its tasks in its own loop, not inside a callback.
 #[derive(Default)]
 pub struct GroupContext {
     rebalances: Mutex<VecDeque<Rebalance>>,
@@ -49,16 +55,12 @@ impl ConsumerContext for GroupContext {
             let _ = consumer.unassign();
             return;
         }
+        let place = |element: &TopicPartitionListElem<'_>| TopicPartition::new(element.topic(), element.partition());
+        let which = partitions.elements().iter().map(place).collect();
         let event = match code {
-            Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assigned(
-                partitions
-                    .elements()
-                    .iter()
-                    .map(|element| TopicPartition::new(element.topic(), element.partition()))
-                    .collect(),
-            ),
-            _ if consumer.assignment_lost() => Rebalance::Lost,
-            _ => Rebalance::Revoked,
+            Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Rebalance::Assigned(which),
+            _ if consumer.assignment_lost() => Rebalance::Lost(which),
+            _ => Rebalance::Revoked(which),
         };
         self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
     }
@@ -70,12 +72,61 @@ pub struct KafkaConsumer {
     queues: Vec<(TopicPartition, PartitionQueue)>,
     wake: Arc<Wake>,
     consumer: Arc<BaseConsumer<GroupContext>>,
-    membership: Option<Membership>,
+    member: Option<Member>,
+}
+
+/// A consumer's place in its group.
+pub struct Member {
+    pub membership: Membership,
+    pub protocol: GroupProtocol,
 }
 
 impl KafkaConsumer {
-    pub fn new(consumer: Arc<BaseConsumer<GroupContext>>, membership: Option<Membership>) -> Self {
-        Self { queues: Vec::new(), wake: Arc::default(), consumer, membership }
+    pub fn new(consumer: Arc<BaseConsumer<GroupContext>>, member: Option<Member>) -> Self {
+        Self { queues: Vec::new(), wake: Arc::default(), consumer, member }
+    }
+
+    /// Partitions come and go a few at a time, and librdkafka wants to hear of these only.
+    fn is_incremental(&self) -> bool {
+        self.member.as_ref().is_some_and(|member| member.protocol == GroupProtocol::Consumer)
+    }
+
+    /// Splits a partition's queue off. To be called before the partition is assigned.
+    fn split(&self, partition: &TopicPartition) -> Result<PartitionQueue, LogError> {
+        let refused = || LogError::Refused(format!("{partition} is not a partition"));
+        let name = native::c_name(&partition.topic).ok_or_else(refused)?;
+        // SAFETY: `consumer` is live and outlives its queues (field order).
+        let queue = unsafe {
+            PartitionQueue::split(self.consumer.client().native_ptr(), &name, partition.partition, &self.wake)
+        };
+        queue.ok_or_else(refused)
+    }
+
+    /// Sets partitions that are being read to other positions.
+    fn seek(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
+        let mut queues = std::mem::take(&mut self.queues);
+        for (partition, _) in positions {
+            let held = queues.iter().position(|(held, _)| held == partition);
+            let held = held.ok_or_else(|| LogError::Refused(format!("{partition} is not this member's")))?;
+            self.queues.push(queues.swap_remove(held));
+        }
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + SEEK_MAX;
+        loop {
+            let sought = self.consumer.seek_partitions(list(positions)?, SEEK_MAX);
+            let failed = match &sought {
+                Ok(list) => list.elements().iter().find_map(|element| element.error().err()),
+                Err(error) => Some(error.clone()),
+            };
+            match failed {
+                None => return Ok(()),
+                // One that has only just been assigned is not being read yet.
+                Some(_) if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+                Some(error) => return Err(LogError::failed("cannot set partitions back", error)),
+            }
+        }
     }
 
     /// Serves the main queue: rebalances and errors. Records never come this way.
@@ -90,12 +141,7 @@ impl KafkaConsumer {
                     return Err(LogError::failed(format!("a record of {place} came by the main queue"), "not split"));
                 }
                 Some(Err(KafkaError::MessageConsumptionFatal(code))) => {
-                    return Err(match code {
-                        RDKafkaErrorCode::FencedInstanceId => {
-                            LogError::Fenced("another member has this group.instance.id".to_owned())
-                        }
-                        code => LogError::failed("the consumer has failed", code),
-                    });
+                    return Err(fatal(code));
                 }
                 Some(Err(KafkaError::MessageConsumption(
                     code @ (RDKafkaErrorCode::UnknownTopicOrPartition
@@ -112,20 +158,15 @@ impl KafkaConsumer {
 
 impl Consumer for KafkaConsumer {
     fn assign(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
-        self.queues.clear();
-        let mut list = TopicPartitionList::with_capacity(positions.len());
-        for (partition, position) in positions {
-            let refused = || LogError::Refused(format!("{partition} is not a partition"));
-            let name = native::c_name(&partition.topic).ok_or_else(refused)?;
-            // SAFETY: `consumer` is live and outlives its queues (field order).
-            let queue = unsafe {
-                PartitionQueue::split(self.consumer.client().native_ptr(), &name, partition.partition, &self.wake)
-            };
-            self.queues.push((partition.clone(), queue.ok_or_else(refused)?));
-            list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(*position))
-                .map_err(|error| LogError::failed(format!("read {partition} from {position}"), error))?;
+        if self.is_incremental() {
+            return self.seek(positions);
         }
-        self.consumer.assign(&list).map_err(|error| LogError::failed("cannot assign partitions", error))
+        self.queues.clear();
+        for (partition, _) in positions {
+            let queue = self.split(partition)?;
+            self.queues.push((partition.clone(), queue));
+        }
+        self.consumer.assign(&list(positions)?).map_err(|error| LogError::failed("cannot assign partitions", error))
     }
 
     fn fetch(&mut self, index: usize, records_max: usize) -> Result<Fetched, LogError> {
@@ -162,7 +203,7 @@ impl Consumer for KafkaConsumer {
 
     fn wait(&mut self, timeout: Duration) -> Result<(), LogError> {
         self.wake.wait(timeout);
-        if self.membership.is_none() {
+        if self.member.is_none() {
             self.serve()?;
         }
         Ok(())
@@ -176,21 +217,89 @@ impl GroupConsumer for KafkaConsumer {
         Ok(context.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front())
     }
 
-    fn release(&mut self) -> Result<(), LogError> {
-        self.queues.clear();
-        self.consumer.unassign().map_err(|error| LogError::failed("cannot give partitions back", error))
+    fn take(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
+        if !self.is_incremental() {
+            return self.assign(positions);
+        }
+        for (partition, _) in positions {
+            let queue = self.split(partition)?;
+            self.queues.push((partition.clone(), queue));
+        }
+        let taken = self.consumer.incremental_assign(&list(positions)?);
+        taken.map_err(|error| LogError::failed("cannot take partitions", error))
+    }
+
+    fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
+        let released = if self.is_incremental() {
+            self.queues.retain(|(held, _)| !partitions.contains(held));
+            self.consumer.incremental_unassign(&names(partitions))
+        } else {
+            self.queues.clear();
+            self.consumer.unassign()
+        };
+        released.map_err(|error| LogError::failed("cannot give partitions back", error))
     }
 
     fn membership(&self) -> Result<Membership, LogError> {
-        self.membership.clone().ok_or_else(|| LogError::Refused("this consumer is in no group".to_owned()))
+        let membership = self.member.as_ref().map(|member| member.membership.clone());
+        membership.ok_or_else(|| LogError::Refused("this consumer is in no group".to_owned()))
     }
 }
 
 impl Drop for KafkaConsumer {
     fn drop(&mut self) {
-        // The consumer goes with the last batch; from here on nobody asks for its rebalances.
-        self.consumer.context().closing.store(true, Ordering::Release);
-        let _ = self.consumer.unassign();
+        // The consumer goes with the last batch; from here on nobody asks for its rebalances, and librdkafka takes any
+        // answer.
+        let context = self.consumer.context();
+        context.closing.store(true, Ordering::Release);
+        if !self.is_incremental() {
+            let _ = self.consumer.unassign();
+            return;
+        }
+        let waiting = std::mem::take(&mut *context.rebalances.lock().unwrap_or_else(PoisonError::into_inner));
+        for change in waiting {
+            let _ = match change {
+                Rebalance::Assigned(which) => self.consumer.incremental_assign(&names(&which)),
+                Rebalance::Revoked(which) | Rebalance::Lost(which) => {
+                    self.consumer.incremental_unassign(&names(&which))
+                }
+            };
+        }
+    }
+}
+
+fn list(positions: &[(TopicPartition, i64)]) -> Result<TopicPartitionList, LogError> {
+    let mut list = TopicPartitionList::with_capacity(positions.len());
+    for (partition, position) in positions {
+        list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(*position))
+            .map_err(|error| LogError::failed(format!("read {partition} from {position}"), error))?;
+    }
+    Ok(list)
+}
+
+fn names(partitions: &[TopicPartition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        list.add_partition(&partition.topic, partition.partition);
+    }
+    list
+}
+
+/// What has ended the consumer, and whether a new one may fare better.
+fn fatal(code: RDKafkaErrorCode) -> LogError {
+    match code {
+        RDKafkaErrorCode::FencedInstanceId => LogError::Fenced("another member has this group.instance.id".to_owned()),
+        RDKafkaErrorCode::UnsupportedVersion
+        | RDKafkaErrorCode::UnsupportedFeature
+        | RDKafkaErrorCode::UnsupportedAssignor => LogError::Refused(format!(
+            "the brokers do not serve group.protocol=consumer with the assignor range ({code}): use Apache Kafka 4.0 or \
+             later, or the classic protocol"
+        )),
+        RDKafkaErrorCode::UnreleasedInstanceId => LogError::failed(
+            "cannot join the group",
+            "a member with this group.instance.id has not left it: it is given up after its session timeout",
+        ),
+        code => LogError::failed("the consumer has failed", code),
     }
 }
 

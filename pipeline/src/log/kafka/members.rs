@@ -11,11 +11,12 @@ use rdkafka::bindings::rd_kafka_t;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::GroupProtocol;
 use super::consumer::GroupContext;
 use crate::log::{CommitError, LogError, Membership};
 
-#[derive(Default)]
 pub struct Members {
+    protocol: GroupProtocol,
     table: Mutex<Table>,
 }
 
@@ -30,6 +31,16 @@ struct Table {
 pub struct Member(Arc<BaseConsumer<GroupContext>>);
 
 impl Members {
+    pub fn new(protocol: GroupProtocol) -> Self {
+        Self { protocol, table: Mutex::default() }
+    }
+
+    /// Whether a member whose commit named a former generation may still be in its group. By KIP-848 the group goes on to
+    /// the next one without waiting for its members, which learn of it by their next heartbeat.
+    pub fn may_lag(&self) -> bool {
+        self.protocol == GroupProtocol::Consumer
+    }
+
     pub fn add(&self, consumer: &Arc<BaseConsumer<GroupContext>>) -> Membership {
         let mut table = self.lock();
         table.members.retain(|_, member| member.strong_count() > 0);
@@ -65,7 +76,9 @@ impl Member {
                 | Code::UnknownMemberId
                 | Code::FencedInstanceId
                 | Code::RebalanceInProgress
-                | Code::AssignmentLost,
+                | Code::AssignmentLost
+                | Code::FencedMemberEpoch
+                | Code::StaleMemberEpoch,
             ) => CommitError::Fenced(error.to_string()),
             // Found out by a heartbeat before this commit.
             error if matches!(self.0.client().fatal_error(), Some((Code::FencedInstanceId, _))) => {

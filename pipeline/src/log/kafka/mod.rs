@@ -19,7 +19,7 @@ use super::{
     Consumer, GroupConsumer, GroupInfo, Log, LogError, MemberOptions, OffsetRange, Producer, ProducerOptions,
     TopicInfo, TopicPartition, TopicSpec, copartition,
 };
-use consumer::{GroupContext, KafkaConsumer};
+use consumer::{GroupContext, KafkaConsumer, Member};
 use members::Members;
 use native::NativeProducer;
 use producer::KafkaProducer;
@@ -38,11 +38,26 @@ pub struct KafkaOptions {
     pub properties: BTreeMap<String, String>,
     /// Records of one partition that librdkafka may fetch ahead, in KiB. With split queues the bound is per partition.
     pub prefetch_kib: usize,
+    pub group_protocol: GroupProtocol,
+}
+
+/// How groups share partitions (`group.protocol`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// One member shares the partitions out, all at once.
+    Classic,
+    /// KIP-848: the brokers (Apache Kafka 4.0 and later) do, a few at a time.
+    Consumer,
 }
 
 impl KafkaOptions {
     pub fn new(brokers: impl Into<String>) -> Self {
-        Self { brokers: brokers.into(), properties: BTreeMap::new(), prefetch_kib: 4 << 10 }
+        Self {
+            brokers: brokers.into(),
+            properties: BTreeMap::new(),
+            prefetch_kib: 4 << 10,
+            group_protocol: GroupProtocol::Classic,
+        }
     }
 }
 
@@ -72,7 +87,8 @@ impl KafkaLog {
         let committed = client("read_committed")?;
         let admin: AdminClient<DefaultClientContext> =
             base.create().map_err(|error| LogError::failed("cannot create the admin client", error))?;
-        let log = Self { options, admin, uncommitted, committed, members: Arc::default() };
+        let members = Arc::new(Members::new(options.group_protocol));
+        let log = Self { options, admin, uncommitted, committed, members };
         log.topics()?;
         Ok(log)
     }
@@ -88,9 +104,6 @@ impl KafkaLog {
             ("enable.partition.eof", "true"),
             // A position that the log has not got is an error to be shown, never a silent jump.
             ("auto.offset.reset", "error"),
-            ("partition.assignment.strategy", "range"),
-            ("session.timeout.ms", "10000"),
-            ("heartbeat.interval.ms", "1000"),
             // A worker does not poll while it restores its stores.
             ("max.poll.interval.ms", "900000"),
             ("fetch.wait.max.ms", "100"),
@@ -112,10 +125,9 @@ impl KafkaLog {
     }
 
     fn consumer(&self, config: &ClientConfig) -> Result<Arc<BaseConsumer<GroupContext>>, LogError> {
-        config
-            .create_with_context(GroupContext::default())
-            .map(Arc::new)
-            .map_err(|error| LogError::failed("cannot create a consumer", error))
+        config.create_with_context(GroupContext::default()).map(Arc::new).map_err(|error| {
+            LogError::Refused(format!("the Kafka client refused the settings of its consumers: {error}"))
+        })
     }
 }
 
@@ -177,13 +189,29 @@ impl Log for KafkaLog {
 
     fn reader(&self) -> Result<Box<dyn Consumer>, LogError> {
         // librdkafka wants a group id for manual assignment too; nothing joins or commits to this one.
-        let config = self.consumer_config("engram-reader", "engram-reader");
+        let mut config = self.consumer_config("engram-reader", "engram-reader");
+        // A reader wants to know at once that it is at the end.
+        self.set_unless_given(&mut config, "fetch.wait.max.ms", "10");
         Ok(Box::new(KafkaConsumer::new(self.consumer(&config)?, None)))
     }
 
     fn member(&self, options: &MemberOptions) -> Result<Box<dyn GroupConsumer>, LogError> {
         copartition::check(&self.topics()?, &options.topics)?;
+        let protocol = self.options.group_protocol;
         let mut config = self.consumer_config(&options.group, &options.client_id);
+        // The session timeout and the heartbeats of `consumer` are the brokers' business.
+        let settings: &[(&str, &str)] = match protocol {
+            GroupProtocol::Classic => &[
+                ("partition.assignment.strategy", "range"),
+                ("session.timeout.ms", "10000"),
+                // Members learn of a rebalance by their next heartbeat.
+                ("heartbeat.interval.ms", "500"),
+            ],
+            GroupProtocol::Consumer => &[("group.protocol", "consumer"), ("group.remote.assignor", "range")],
+        };
+        for (name, value) in settings {
+            self.set_unless_given(&mut config, name, value);
+        }
         if let Some(instance) = &options.instance_id {
             config.set("group.instance.id", instance);
         }
@@ -192,7 +220,7 @@ impl Log for KafkaLog {
         use rdkafka::consumer::Consumer as _;
         consumer.subscribe(&topics).map_err(|error| LogError::failed("cannot join the group", error))?;
         let membership = self.members.add(&consumer);
-        Ok(Box::new(KafkaConsumer::new(consumer, Some(membership))))
+        Ok(Box::new(KafkaConsumer::new(consumer, Some(Member { membership, protocol }))))
     }
 
     fn producer(&self, options: &ProducerOptions) -> Result<Box<dyn Producer>, LogError> {
@@ -207,7 +235,8 @@ impl Log for KafkaLog {
             ("linger.ms", "5"),
             // A step of a transaction that meets the one before it still under way is asked for again this soon.
             ("retry.backoff.ms", "5"),
-            ("transaction.timeout.ms", "60000"),
+            // As in Kafka Streams: what a killed worker left open holds its successor up for so long.
+            ("transaction.timeout.ms", "10000"),
         ];
         for (name, value) in defaults {
             self.set_unless_given(&mut config, name, value);

@@ -477,3 +477,54 @@ unsafe fn native_headers(headers: &[(&str, Option<&[u8]>)]) -> *mut rd::rd_kafka
 pub fn c_name(topic: &str) -> Option<CString> {
     CString::new(topic).ok()
 }
+
+/// State and number of members of groups, whichever protocol they speak; the crate's own call knows the classic one only.
+///
+/// # Safety
+/// `client` is live.
+pub unsafe fn describe_groups(
+    client: *mut rd::rd_kafka_t,
+    groups: &[&str],
+    timeout: Duration,
+) -> Result<Vec<(String, String, usize)>, String> {
+    let names: Vec<CString> = groups.iter().filter_map(|name| CString::new(*name).ok()).collect();
+    let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let text = |text: *const c_char| {
+        // SAFETY: librdkafka's texts are C strings that live as long as the event; they are copied.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    };
+    // SAFETY: queue, options and event are ours, checked, and destroyed here; names and results are copied before that.
+    unsafe {
+        let queue = rd::rd_kafka_queue_new(client);
+        let kind = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
+        let options = rd::rd_kafka_AdminOptions_new(client, kind);
+        rd::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, ptr::null_mut(), 0);
+        rd::rd_kafka_DescribeConsumerGroups(client, pointers.as_mut_ptr(), pointers.len(), options, queue);
+        // The answer comes by the request's timeout at the latest, if only an error.
+        let event = rd::rd_kafka_queue_poll(queue, -1);
+        let outcome = match rd::rd_kafka_event_error(event) {
+            Code::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                let mut count = 0;
+                let result = rd::rd_kafka_event_DescribeConsumerGroups_result(event);
+                let described = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
+                let described = (0..count).map(|index| *described.add(index));
+                Ok(described
+                    .map(|group| {
+                        let state = rd::rd_kafka_ConsumerGroupDescription_state(group);
+                        (
+                            text(rd::rd_kafka_ConsumerGroupDescription_group_id(group)),
+                            text(rd::rd_kafka_consumer_group_state_name(state)),
+                            rd::rd_kafka_ConsumerGroupDescription_member_count(group),
+                        )
+                    })
+                    .collect())
+            }
+            _ => Err(text(rd::rd_kafka_event_error_string(event))),
+        };
+        rd::rd_kafka_event_destroy(event);
+        rd::rd_kafka_AdminOptions_destroy(options);
+        rd::rd_kafka_queue_destroy(queue);
+        outcome
+    }
+}

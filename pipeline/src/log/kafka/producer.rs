@@ -141,7 +141,7 @@ impl KafkaProducer {
         }
         if error.requires_abort {
             return match self.abort() {
-                Ok(()) if is_lost_member(&error) => CommitError::Fenced(error.reason),
+                Ok(()) if is_lost_member(&error) && !self.members.may_lag() => CommitError::Fenced(error.reason),
                 Ok(()) => CommitError::Aborted(error.reason),
                 Err(abort) => CommitError::Unknown(format!("{}; then {abort}", error.reason)),
             };

@@ -1,0 +1,221 @@
+//! Reading stores where they are open: of this process's tasks directly, of other processes' through their HTTP interface,
+//! found in `services.registry`.
+//!
+//! A request goes one step at most: whoever is asked by another process answers for its own tasks only. What is read was
+//! committed: files change only after the transaction that carries their changelog.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use engram_connectors::http::{STORES_PATH, StoreQuery, StoreRefusal};
+use engram_pipeline::clock::Clock;
+use engram_pipeline::log::Log;
+use engram_pipeline::service::Running;
+use engram_pipeline::store::{self, Files, StoreSpec};
+use engram_pipeline::{changelog, directory};
+use engram_schemas::operations::ServiceInstance;
+use engram_schemas::registry::Registry;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::commands::lock;
+use crate::wire;
+
+/// Entries of one answer.
+pub const ENTRIES_MAX: usize = 100_000;
+/// How long another process may take.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long the list of processes is believed.
+const INSTANCES_FRESH: Duration = Duration::from_secs(1);
+
+/// An entry with its task's partition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub partition: i32,
+    pub key: Value,
+    pub value: Value,
+}
+
+/// What a process, or all of them, have found.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Answer {
+    /// The partitions that were looked at.
+    pub partitions: BTreeSet<i32>,
+    pub entries: Vec<Entry>,
+    /// There may be more: `limit` was reached.
+    pub more: bool,
+}
+
+/// Answers queries in a running `engram up`.
+pub struct Queries {
+    pub services: Arc<Mutex<Vec<Running>>>,
+    pub log: Arc<dyn Log>,
+    pub registry: Arc<dyn Registry>,
+    /// This process, by which it knows itself among the instances.
+    pub instance: String,
+    pub instances: Mutex<Option<(Instant, Vec<ServiceInstance>)>>,
+}
+
+impl Queries {
+    pub fn answer(&self, query: &StoreQuery) -> Result<Value, StoreRefusal> {
+        let (index, spec) =
+            find_store(&query.service, &query.store).map_err(|error| StoreRefusal::NotFound(format!("{error:#}")))?;
+        let unavailable = |error: anyhow::Error| StoreRefusal::Unavailable(format!("{error:#}"));
+        let mut answer = self.own(query, index, &spec).map_err(unavailable)?;
+        if !query.local {
+            self.ask_others(query, &mut answer).map_err(unavailable)?;
+        }
+        serde_json::to_value(&answer).map_err(|error| unavailable(error.into()))
+    }
+
+    fn own(&self, query: &StoreQuery, index: usize, spec: &StoreSpec) -> anyhow::Result<Answer> {
+        let mut tasks: Vec<(i32, Arc<Files>)> = lock(&self.services)
+            .iter()
+            .filter(|running| running.name() == query.service)
+            .flat_map(Running::files)
+            .collect();
+        tasks.sort_by_key(|(partition, _)| *partition);
+        let mut answer =
+            Answer { partitions: tasks.iter().map(|(partition, _)| *partition).collect(), ..Answer::default() };
+        let limit = query.limit.min(ENTRIES_MAX);
+        for (partition, files) in tasks {
+            for entry in files.all(store::prefix(index)) {
+                let (key, value) = entry?;
+                let (key, value) = (spec.describe)(&key[1..], &value);
+                if query.key.as_deref().is_some_and(|wanted| !matches(&key, wanted)) {
+                    continue;
+                }
+                if answer.entries.len() == limit {
+                    answer.more = true;
+                    return Ok(answer);
+                }
+                answer.entries.push(Entry { partition, key, value });
+            }
+        }
+        Ok(answer)
+    }
+
+    fn ask_others(&self, query: &StoreQuery, answer: &mut Answer) -> anyhow::Result<()> {
+        let topic = changelog::topic(&query.service);
+        let partitions =
+            self.log.topics()?.iter().find(|known| known.name == topic).map_or(0, |known| known.partitions);
+        let instances = self.instances()?;
+        let others: Vec<&ServiceInstance> = instances
+            .iter()
+            .filter(|other| other.service == query.service && other.instance != self.instance)
+            .collect();
+        for other in others {
+            if answer.entries.len() >= query.limit.min(ENTRIES_MAX) {
+                answer.more = true;
+                return Ok(());
+            }
+            let (Some(http), true) = (&other.http, owns_new(other, &answer.partitions)) else { continue };
+            match ask(&agent(), http, query) {
+                Ok(theirs) => take(answer, theirs, query.limit.min(ENTRIES_MAX)),
+                Err(error) => tracing::debug!(%error, http, "another process does not answer"),
+            }
+        }
+        let missing: Vec<String> = (0..partitions)
+            .filter(|partition| !answer.partitions.contains(partition))
+            .map(|partition| partition.to_string())
+            .collect();
+        anyhow::ensure!(
+            answer.more || missing.is_empty(),
+            "no process answers for the partitions {} of service {}: try again when they have an owner",
+            missing.join(", "),
+            query.service
+        );
+        Ok(())
+    }
+
+    fn instances(&self) -> anyhow::Result<Vec<ServiceInstance>> {
+        let mut known = lock(&self.instances);
+        if let Some((when, instances)) = known.as_ref()
+            && when.elapsed() < INSTANCES_FRESH
+        {
+            return Ok(instances.clone());
+        }
+        let instances = directory::instances(&*self.log, &self.registry, &Clock::default())?;
+        *known = Some((Instant::now(), instances.clone()));
+        Ok(instances)
+    }
+}
+
+/// What the processes that own a service's partitions say; those that do not answer are left out.
+pub fn ask_all(instances: &[ServiceInstance], query: &StoreQuery) -> BTreeMap<i32, Vec<Entry>> {
+    let agent = agent();
+    let mut found: BTreeMap<i32, Vec<Entry>> = BTreeMap::new();
+    for instance in instances.iter().filter(|instance| instance.service == query.service) {
+        let Some(http) = &instance.http else { continue };
+        match ask(&agent, http, query) {
+            // An answer that was cut off is none: the caller wants more than one process tells at a time.
+            Ok(answer) if !(answer.more && query.limit > ENTRIES_MAX) => {
+                let fresh: Vec<i32> = answer.partitions.iter().copied().filter(|at| !found.contains_key(at)).collect();
+                found.extend(fresh.iter().map(|&partition| (partition, Vec::new())));
+                for entry in answer.entries.into_iter().filter(|entry| fresh.contains(&entry.partition)) {
+                    found.entry(entry.partition).or_default().push(entry);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, http, "another process does not answer"),
+        }
+    }
+    found
+}
+
+fn ask(agent: &ureq::Agent, http: &str, query: &StoreQuery) -> anyhow::Result<Answer> {
+    let url = format!("http://{http}{STORES_PATH}/{}/{}", query.service, query.store);
+    let mut request = agent.get(&url).query("local", "true").query("limit", query.limit.to_string());
+    if let Some(key) = &query.key {
+        request = request.query("key", key);
+    }
+    let mut response = request.call().with_context(|| format!("cannot ask {url}"))?;
+    Ok(response.body_mut().with_config().limit(u64::MAX).read_json()?)
+}
+
+/// Another process's answer, without partitions that were answered already: while they move, two may name the same.
+fn take(answer: &mut Answer, theirs: Answer, limit: usize) {
+    let known = answer.partitions.clone();
+    answer.entries.extend(theirs.entries.into_iter().filter(|entry| !known.contains(&entry.partition)));
+    answer.partitions.extend(theirs.partitions);
+    answer.more |= theirs.more || answer.entries.len() > limit;
+    answer.entries.truncate(limit);
+}
+
+fn owns_new(instance: &ServiceInstance, known: &BTreeSet<i32>) -> bool {
+    instance.workers.iter().flat_map(|worker| &worker.tasks).any(|partition| !known.contains(partition))
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .proxy(None)
+        .timeout_connect(Some(Duration::from_secs(1)))
+        .timeout_global(Some(ANSWER_MAX))
+        .build()
+        .into()
+}
+
+/// A store by name, with its index.
+pub fn find_store(service: &str, name: &str) -> anyhow::Result<(usize, StoreSpec)> {
+    let stores = wire::stores(service)?;
+    let index = stores.iter().position(|store| store.name == name).with_context(|| {
+        let names: Vec<&str> = stores.iter().map(|store| store.name).collect();
+        format!("service {service} has no store {name:?}; it has: {}", names.join(", "))
+    })?;
+    Ok((index, stores[index].clone()))
+}
+
+/// The key itself, or the text of one of its fields or parts.
+pub fn matches(key: &Value, wanted: &str) -> bool {
+    if serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *key) {
+        return true;
+    }
+    let text = |field: &Value| field.as_str().map_or_else(|| field.to_string(), str::to_owned);
+    match key {
+        Value::Object(fields) => fields.values().any(|field| text(field) == wanted),
+        Value::Array(parts) => parts.iter().any(|part| text(part) == wanted),
+        whole => text(whole) == wanted,
+    }
+}
