@@ -33,8 +33,11 @@ impl Arrival<'_> {
             let detail = format!("{size} bytes are more than {RECORD_BYTES_MAX}");
             return Some(Verdict { cause: "too-large", detail, action });
         }
-        let detail = "its headers do not tell the input that it was taken from".to_owned();
-        self.input.is_none().then_some(Verdict { cause: "not-a-retry", detail, action })
+        if self.input.is_none() {
+            let detail = "its headers do not tell the input that it was taken from".to_owned();
+            return Some(Verdict { cause: "not-a-retry", detail, action });
+        }
+        None
     }
 }
 
