@@ -32,6 +32,8 @@ use crate::worker::chain;
 const FETCH_RECORDS_MAX: usize = 2_000;
 /// How often the set of copies is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Copies are written to disk every so many looks: for stale reads, and so that a killed process finds them again.
+const LOOKS_FLUSH: u32 = 10;
 const WAIT_MAX: Duration = Duration::from_millis(100);
 /// After an error.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -184,7 +186,7 @@ impl Follower {
     fn follow(&mut self) -> Result<(), StoreError> {
         let topic = changelog::topic(self.options.service);
         let mut reading: Option<Reading> = None;
-        let mut looked: Option<Instant> = None;
+        let (mut looked, mut looks): (Option<Instant>, u32) = (None, 0);
         while !self.shared.stop.load(Ordering::Relaxed) {
             if looked.is_none_or(|at| at.elapsed() >= LOOK) {
                 if self.choose(&topic)? || reading.is_none() {
@@ -192,6 +194,10 @@ impl Follower {
                 }
                 self.tell(&topic)?;
                 looked = Some(Instant::now());
+                looks = looks.wrapping_add(1);
+                if looks.is_multiple_of(LOOKS_FLUSH) {
+                    self.flush()?;
+                }
             }
             let Some((reader, copies)) = &mut reading else {
                 std::thread::sleep(WAIT_MAX);
@@ -359,6 +365,16 @@ impl Follower {
         }
         at_end(pending);
         Ok(true)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let copies: Vec<Arc<Replica>> = lock(&self.shared.copies).values().cloned().collect();
+        for copy in copies {
+            if let Some(files) = &*lock(&copy.files) {
+                files.flush()?;
+            }
+        }
+        Ok(())
     }
 
     fn tell(&self, topic: &str) -> Result<(), StoreError> {
