@@ -110,8 +110,8 @@ impl Process {
         if !worker::may_pass(&error) {
             return Err(format!("{} stops: {}", slot.instance, worker::chain(&error)));
         }
-        // Folders have other names in every run.
-        let reason = worker::chain(&error).replace(&*self.stores.to_string_lossy(), "");
+        // Two runs of a seed have different folders, which some errors name.
+        let reason = worker::chain(&error).replace(&self.stores.display().to_string(), &self.name);
         surroundings.shared.trace.tell(format!("{} fails: {reason}", slot.instance));
         slot.life = None;
         slot.failed_at = Some(surroundings.shared.hand.clock().now());

@@ -37,7 +37,10 @@ impl TryFrom<toml::Table> for Errors {
 
     fn try_from(table: toml::Table) -> Result<Self, Self::Error> {
         let (services, all): (toml::Table, toml::Table) = table.into_iter().partition(|(_, value)| value.is_table());
-        Ok(Self { all: all.try_into()?, services: toml::Value::Table(services).try_into()? })
+        // In one line: what `toml` says of a table by itself ends with the place, of which it knows none.
+        let plain = |error: toml::de::Error| serde::de::Error::custom(error.message().trim());
+        let all = all.try_into().map_err(plain)?;
+        Ok(Self { all, services: toml::Value::Table(services).try_into().map_err(plain)? })
     }
 }
 
