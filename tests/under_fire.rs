@@ -140,7 +140,10 @@ fn tasks(up: &Up) -> Vec<(String, i64)> {
         });
         tasks.map(|task| (name.clone(), task)).collect::<Vec<_>>()
     };
-    services.as_array().expect("a list").iter().flat_map(service).collect()
+    let services = services.as_array().expect("a list");
+    // It goes on answering for a moment when a service has failed.
+    assert!(!services.is_empty(), "no service runs\n{}", up.log());
+    services.iter().flat_map(service).collect()
 }
 
 fn pause(random: &mut StdRng, ms: std::ops::Range<u64>) {

@@ -98,6 +98,50 @@ pub fn what_stays_with_a_member_is_read_on(fixture: &Fixture<'_>) {
     }
 }
 
+/// The ends of partitions were reported before others joined and left; then records come to them.
+pub fn nothing_is_passed_over_when_members_come_and_go(fixture: &Fixture<'_>) {
+    let topic = fixture.topic("topic", 4);
+    let group = fixture.name("group");
+    let mut producer = fixture.producer();
+    let mut first = Member::join(fixture, &group, &[&topic], None);
+    settle([&mut first], [4]);
+    let mut read = vec![Vec::new(); 4];
+    let take = |member: &mut Member, read: &mut Vec<Vec<Vec<u8>>>| {
+        for (index, partition) in member.held.clone().into_iter().enumerate() {
+            let fetched = member.consumer.fetch(index, 10).expect("a member can fetch");
+            if let Some(batch) = fetched.records {
+                let values = (0..batch.len()).filter_map(|at| batch.record(at).value.map(<[u8]>::to_vec));
+                read[partition.partition as usize].extend(values);
+            }
+        }
+    };
+    let mut ends = [false; 4];
+    until("the ends of all partitions are reported", || {
+        first.step();
+        for (index, partition) in first.held.clone().iter().enumerate() {
+            ends[partition.partition as usize] |= first.consumer.fetch(index, 10).expect("it can fetch").end.is_some();
+        }
+        ends.iter().all(|&end| end).then_some(())
+    });
+    let mut second = Member::join(fixture, &group, &[&topic], None);
+    settle([&mut first, &mut second], [2, 2]);
+    for partition in 0..4 {
+        let place = TopicPartition::new(topic.as_str(), partition);
+        write(&mut *producer, &place, &[&format!("{partition}-a"), &format!("{partition}-b")]);
+    }
+    flush(&mut *producer);
+    until("all records have come", || {
+        for member in [&mut first, &mut second] {
+            member.step();
+            take(member, &mut read);
+        }
+        (read.iter().map(Vec::len).sum::<usize>() >= 8).then_some(())
+    });
+    for (partition, values) in read.iter().enumerate() {
+        assert_eq!(*values, [format!("{partition}-a").into_bytes(), format!("{partition}-b").into_bytes()]);
+    }
+}
+
 fn revoked(event: &Rebalance) -> Option<&Vec<TopicPartition>> {
     match event {
         Rebalance::Revoked(partitions) => Some(partitions),

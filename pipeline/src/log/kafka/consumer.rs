@@ -69,10 +69,18 @@ impl ConsumerContext for GroupContext {
 /// A consumer with the queues of its partitions.
 pub struct KafkaConsumer {
     /// Before `consumer`: queues go before their client.
-    queues: Vec<(TopicPartition, PartitionQueue)>,
+    queues: Vec<Held>,
     wake: Arc<Wake>,
     consumer: Arc<BaseConsumer<GroupContext>>,
     member: Option<Member>,
+}
+
+/// A partition that is being read.
+struct Held {
+    partition: TopicPartition,
+    queue: PartitionQueue,
+    /// What comes next, if anything was delivered since it was assigned or set to a position.
+    next: Option<i64>,
 }
 
 /// A consumer's place in its group.
@@ -92,24 +100,41 @@ impl KafkaConsumer {
     }
 
     /// Splits a partition's queue off. To be called before the partition is assigned.
-    fn split(&self, partition: &TopicPartition) -> Result<PartitionQueue, LogError> {
+    fn split(&self, partition: &TopicPartition) -> Result<Held, LogError> {
         let refused = || LogError::Refused(format!("{partition} is not a partition"));
         let name = native::c_name(&partition.topic).ok_or_else(refused)?;
         // SAFETY: `consumer` is live and outlives its queues (field order).
         let queue = unsafe {
             PartitionQueue::split(self.consumer.client().native_ptr(), &name, partition.partition, &self.wake)
         };
-        queue.ok_or_else(refused)
+        Ok(Held { partition: partition.clone(), queue: queue.ok_or_else(refused)?, next: None })
     }
 
-    /// Sets partitions that are being read to other positions.
+    /// Sets librdkafka right about where the partitions that stay are read on. To be called before a rebalance is answered.
+    ///
+    /// SUBTLE: while partitions come and go, librdkafka pauses the others, and resumes them after what was consumed last.
+    /// Read in batches, it takes the report of a partition's end for a record, and would pass over the one that comes there
+    /// next. A position that is set during the pause stays.
+    fn hold_positions(&mut self) -> Result<(), LogError> {
+        let delivered = self.queues.iter().filter_map(|held| Some((held.partition.clone(), held.next?)));
+        let positions: Vec<_> = delivered.collect();
+        self.seek_each(&positions)?;
+        self.queues.iter_mut().for_each(|held| held.next = None);
+        Ok(())
+    }
+
+    /// Sets all partitions to other positions, and reads them in this order.
     fn seek(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
         let mut queues = std::mem::take(&mut self.queues);
         for (partition, _) in positions {
-            let held = queues.iter().position(|(held, _)| held == partition);
+            let held = queues.iter().position(|held| held.partition == *partition);
             let held = held.ok_or_else(|| LogError::Refused(format!("{partition} is not this member's")))?;
-            self.queues.push(queues.swap_remove(held));
+            self.queues.push(Held { next: None, ..queues.swap_remove(held) });
         }
+        self.seek_each(positions)
+    }
+
+    fn seek_each(&self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
         if positions.is_empty() {
             return Ok(());
         }
@@ -163,24 +188,26 @@ impl Consumer for KafkaConsumer {
         }
         self.queues.clear();
         for (partition, _) in positions {
-            let queue = self.split(partition)?;
-            self.queues.push((partition.clone(), queue));
+            let held = self.split(partition)?;
+            self.queues.push(held);
         }
         self.consumer.assign(&list(positions)?).map_err(|error| LogError::failed("cannot assign partitions", error))
     }
 
     fn fetch(&mut self, index: usize, records_max: usize) -> Result<Fetched, LogError> {
-        let (partition, queue) = &self.queues[index];
+        let Held { partition, queue, next } = &mut self.queues[index];
         let mut messages = queue.take(records_max);
         let mut end = None;
         let mut failure = None;
         messages.retain(|message| match message.error() {
             Ok(()) => {
                 end = None;
+                *next = Some(message.offset() + 1);
                 true
             }
             Err(Code::RD_KAFKA_RESP_ERR__PARTITION_EOF) => {
                 end = Some(message.offset());
+                *next = end;
                 false
             }
             Err(code) => {
@@ -216,9 +243,10 @@ impl GroupConsumer for KafkaConsumer {
         if !self.is_incremental() {
             return self.assign(positions);
         }
+        self.hold_positions()?;
         for (partition, _) in positions {
-            let queue = self.split(partition)?;
-            self.queues.push((partition.clone(), queue));
+            let held = self.split(partition)?;
+            self.queues.push(held);
         }
         let taken = self.consumer.incremental_assign(&list(positions)?);
         taken.map_err(|error| LogError::failed("cannot take partitions", error))
@@ -226,7 +254,8 @@ impl GroupConsumer for KafkaConsumer {
 
     fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), LogError> {
         let released = if self.is_incremental() {
-            self.queues.retain(|(held, _)| !partitions.contains(held));
+            self.queues.retain(|held| !partitions.contains(&held.partition));
+            self.hold_positions()?;
             self.consumer.incremental_unassign(&names(partitions))
         } else {
             self.queues.clear();
