@@ -137,7 +137,18 @@ fn run(run: &Run) -> Out {
         write(&run.events);
         running = start("first");
     }
-    until("all is done", &running, &|running| running.is_idle(100));
+    // What a task passes on is committed together with how far it has read: once all positions are at the ends, nothing
+    // is under way. Positions first, so that what comes in between shows.
+    let partitions = 0..run.partitions;
+    let inputs = service.inputs.iter();
+    let inputs: Vec<TopicPartition> = inputs
+        .flat_map(|topic| partitions.clone().map(|partition| TopicPartition::new(topic.as_str(), partition)))
+        .collect();
+    until("all is done", &running, &|_| {
+        let committed = log.committed("activity", &inputs).expect("positions");
+        let ends = log.offsets(&inputs).expect("offsets");
+        committed.iter().zip(ends).all(|(committed, range)| committed.unwrap_or(range.first) >= range.end)
+    });
     running.stop().expect("stopped");
 
     let mut decoder = Decoder::new(registry);

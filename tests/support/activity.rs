@@ -160,8 +160,10 @@ impl Bed {
         wait_until(&read, Duration::from_secs(60), || {
             loop {
                 let fetched = reader.fetch(0, 10_000).expect("fetched");
+                // The end is told once, perhaps together with the last records.
+                let end = fetched.end.unwrap_or(0);
                 let Some(batch) = fetched.records else {
-                    position = position.max(fetched.end.unwrap_or(0));
+                    position = position.max(end);
                     return position >= range.end;
                 };
                 for at in 0..batch.len() {
@@ -170,6 +172,7 @@ impl Bed {
                     position = record.offset + 1;
                     records.push((record.key.unwrap_or_default().to_vec(), record.value.map(<[u8]>::to_vec)));
                 }
+                position = position.max(end);
             }
         });
         records

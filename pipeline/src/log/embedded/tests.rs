@@ -234,7 +234,8 @@ fn what_cannot_be_written_is_refused_with_a_reason() {
     let mut writer = producer(&log, None);
     let large = "x".repeat(1000);
     let refused = |outcome: Result<(), LogError>, words: &str| {
-        assert!(matches!(outcome, Err(LogError::Refused(text)) if text.contains(words)), "{words}");
+        let told = matches!(outcome, Err(LogError::Refused(text) | LogError::TooLarge(text)) if text.contains(words));
+        assert!(told, "{words}");
     };
     refused(writer.write(&record(1, "k", Some(&large)), false), "1000");
     refused(writer.write(&NewRecord { topic: "none", ..record(1, "k", None) }, false), "none");

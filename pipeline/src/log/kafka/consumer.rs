@@ -216,12 +216,7 @@ impl Consumer for KafkaConsumer {
             }
         });
         if let Some((code, offset)) = failure {
-            return Err(match code {
-                Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET | Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE => {
-                    LogError::Refused(format!("{partition} has no offset {offset}: it was deleted or never written"))
-                }
-                code => LogError::failed(format!("cannot read {partition}"), format!("{code:?}")),
-            });
+            return Err(cannot_read(partition, code, offset));
         }
         let records = (!messages.is_empty())
             .then(|| Box::new(KafkaBatch { messages, _consumer: Arc::clone(&self.consumer) }) as Box<dyn Batch>);
@@ -314,6 +309,19 @@ fn names(partitions: &[TopicPartition]) -> TopicPartitionList {
     list
 }
 
+/// Why a partition cannot be read on, and whether trying again may help.
+///
+/// SUBTLE: where no offset is named, the broker could not tell where the epoch of the last leader ended (KIP-320), as happens
+/// when it was killed; from the committed position, which comes without an epoch, it reads on.
+fn cannot_read(partition: &TopicPartition, code: Code, offset: i64) -> LogError {
+    match code {
+        Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET | Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE if offset >= 0 => {
+            LogError::Refused(format!("{partition} has no offset {offset}: it was deleted or never written"))
+        }
+        code => LogError::failed(format!("cannot read {partition}"), format!("{code:?}")),
+    }
+}
+
 /// What has ended the consumer, and whether a new one may fare better.
 fn fatal(code: RDKafkaErrorCode) -> LogError {
     match code {
@@ -353,5 +361,19 @@ impl Batch for KafkaBatch {
 
     fn headers(&self, index: usize) -> Vec<Header> {
         self.messages[index].headers()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_offset_that_is_named_is_missing_for_good() {
+        let partition = TopicPartition::new("t", 6);
+        let reset = Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET;
+        assert!(matches!(cannot_read(&partition, reset, 7), LogError::Refused(text) if text.contains("no offset 7")));
+        // By a broker that was killed: -1001, librdkafka's invalid offset.
+        assert!(matches!(cannot_read(&partition, reset, -1001), LogError::Failed { .. }));
     }
 }
