@@ -33,12 +33,12 @@ struct Settings {
 }
 
 impl TryFrom<toml::Table> for Errors {
-    type Error = toml::de::Error;
+    type Error = String;
 
     fn try_from(table: toml::Table) -> Result<Self, Self::Error> {
         let (services, all): (toml::Table, toml::Table) = table.into_iter().partition(|(_, value)| value.is_table());
-        // In one line: what `toml` says of a table by itself ends with the place, of which it knows none.
-        let plain = |error: toml::de::Error| serde::de::Error::custom(error.message().trim());
+        // Its message alone: whole, such an error goes on in a second line.
+        let plain = |error: toml::de::Error| error.message().to_owned();
         let all = all.try_into().map_err(plain)?;
         Ok(Self { all, services: toml::Value::Table(services).try_into().map_err(plain)? })
     }
