@@ -28,7 +28,8 @@ use support::wait_until;
 
 const PARTITIONS: i32 = 12;
 const PROCESSES: usize = 3;
-const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
+/// As the processes are configured, and by the consumer protocol as `kafka.sh` configures the broker.
+const SESSION_TIMEOUT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(6));
 
 /// Windows of an hour that never close, so that every event counts in whatever order the partitions are read.
 const CONFIGURATION: &str = "
@@ -66,6 +67,7 @@ struct Fleet<'a> {
     kafka: &'a Kafka,
     folder: PathBuf,
     configuration: String,
+    session_timeout: Duration,
     running: Vec<(Engram, Up)>,
     folders: usize,
 }
@@ -107,7 +109,7 @@ impl Fleet<'_> {
                 let (engram, up) = self.take(random);
                 let held = tasks(&up);
                 up.freeze();
-                std::thread::sleep(SESSION_TIMEOUT * 2);
+                std::thread::sleep(self.session_timeout * 2);
                 wait_until("the others have taken over", Duration::from_secs(60), || {
                     let others: Vec<_> = self.running.iter().flat_map(|(_, up)| tasks(up)).collect();
                     held.iter().all(|task| others.contains(task))
@@ -153,6 +155,16 @@ fn pause(random: &mut StdRng, ms: std::ops::Range<u64>) {
 
 #[test]
 fn output_is_the_oracles_whatever_happens_to_processes_and_broker() {
+    let timeout = SESSION_TIMEOUT.0;
+    under_fire(&format!("[kafka.properties]\n\"session.timeout.ms\" = \"{}\"\n", timeout.as_millis()), timeout);
+}
+
+#[test]
+fn it_is_by_the_consumer_protocol_too() {
+    under_fire("[kafka]\ngroup_protocol = \"consumer\"\n", SESSION_TIMEOUT.1);
+}
+
+fn under_fire(kafka_configuration: &str, session_timeout: Duration) {
     let soak = std::env::var_os("ENGRAM_SOAK").is_some();
     let (events, rounds): (u64, usize) = if soak { (5_000_000, 5) } else { (120_000, 1) };
     let seed = seed();
@@ -162,10 +174,14 @@ fn output_is_the_oracles_whatever_happens_to_processes_and_broker() {
     let kafka = Kafka::start();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let bed = Bed::new(kafka.brokers(), PARTITIONS, 60 * MINUTE_MS);
-    let configuration =
-        format!("{CONFIGURATION}[kafka.properties]\n\"session.timeout.ms\" = \"{}\"\n", SESSION_TIMEOUT.as_millis());
-    let mut fleet =
-        Fleet { kafka: &kafka, folder: folder.path().to_owned(), configuration, running: Vec::new(), folders: 0 };
+    let mut fleet = Fleet {
+        kafka: &kafka,
+        folder: folder.path().to_owned(),
+        configuration: format!("{CONFIGURATION}{kafka_configuration}"),
+        session_timeout,
+        running: Vec::new(),
+        folders: 0,
+    };
     let schedule = schedule(rounds, &mut random);
     println!("{schedule:?}");
 

@@ -156,7 +156,8 @@ impl Bed {
         let mut reader = self.log.reader().expect("a reader");
         reader.assign(&[(place, range.first)]).expect("assigned");
         let (mut records, mut position) = (Vec::new(), range.first);
-        wait_until("the partition was read", Duration::from_secs(60), || {
+        let read = format!("{topic}/{partition} was read, of which {range:?} is known");
+        wait_until(&read, Duration::from_secs(60), || {
             loop {
                 let fetched = reader.fetch(0, 10_000).expect("fetched");
                 // The end is told once, perhaps together with the last records.
