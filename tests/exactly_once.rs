@@ -73,7 +73,7 @@ fn nothing_lost_and_nothing_twice_whatever_is_killed() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
 
-    let kafka = Kafka::start();
+    let kafka = Kafka::start_to_be_killed();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engram = Engram::on_kafka(&folder.path().join("data"), kafka.brokers()).configured(CONFIGURATION);
     let bed = Bed::new(kafka.brokers(), PARTITIONS, MINUTE_MS);

@@ -167,12 +167,15 @@ fn it_is_by_the_consumer_protocol_too() {
 fn under_fire(kafka_configuration: &str, session_timeout: Duration) {
     let soak = std::env::var_os("ENGRAM_SOAK").is_some();
     let (events, rounds): (u64, usize) = if soak { (5_000_000, 5) } else { (120_000, 1) };
+    let all_is_read_within = Duration::from_secs(if soak { 600 } else { 120 });
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
     let started = Instant::now();
 
-    let kafka = Kafka::start();
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let kafka = Kafka::start_to_be_killed();
+    let mut folder = tempfile::tempdir().expect("a temporary folder");
+    folder.disable_cleanup(true);
+    println!("what the processes have and say is in {}, and stays there if this fails", folder.path().display());
     let bed = Bed::new(kafka.brokers(), PARTITIONS, 60 * MINUTE_MS);
     let mut fleet = Fleet {
         kafka: &kafka,
@@ -203,7 +206,7 @@ fn under_fire(kafka_configuration: &str, session_timeout: Duration) {
         producer.join().expect("the producer")
     });
     println!("{:.1} s: all events are written", started.elapsed().as_secs_f64());
-    wait_until("all partitions have an owner, and all is read", Duration::from_secs(600), || {
+    wait_until("all partitions have an owner, and all is read", all_is_read_within, || {
         let mut owned: Vec<_> = fleet.running.iter().flat_map(|(_, up)| tasks(up)).collect();
         owned.sort();
         owned.dedup();
@@ -223,6 +226,7 @@ fn under_fire(kafka_configuration: &str, session_timeout: Duration) {
     }
     assert_eq!(copied, events, "every event went through, once");
     println!("{:.1} s: {events} events are right, in each of {PARTITIONS} partitions", started.elapsed().as_secs_f64());
+    folder.disable_cleanup(false);
 }
 
 /// Both services' positions are at the ends of the events.

@@ -97,8 +97,11 @@ impl Engram {
     }
 
     /// Starts `engram up` and waits until it says that it is up.
+    ///
+    /// Its log is appended to a file beside the data folder, with this extension: `log`.
     pub fn up(&self, arguments: &[&str]) -> Up {
-        Up::start(self.command(&[&["up", "--http", "127.0.0.1:0"], arguments].concat()))
+        let command = self.command(&[&["up", "--http", "127.0.0.1:0"], arguments].concat());
+        Up::start(command, &self.data.with_extension("log"))
     }
 
     /// Runs the services until nothing is left to do.
@@ -146,13 +149,16 @@ pub struct Up {
 }
 
 impl Up {
-    fn start(mut command: Command) -> Self {
+    fn start(mut command: Command, log_file: &Path) -> Self {
+        let file = std::fs::File::options().append(true).create(true).open(log_file);
+        let mut file = file.expect("the log file can be written");
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("engram runs");
         let log = Arc::new(Mutex::new(String::new()));
         let lines = BufReader::new(child.stderr.take().expect("it is piped"));
         let kept = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
+                let _ = writeln!(file, "{line}");
                 let mut log = kept.lock().expect("no reader panics");
                 log.push_str(&line);
                 log.push('\n');
@@ -221,7 +227,12 @@ impl Up {
 
     /// GET of a path of its HTTP interface, as JSON.
     pub fn get(&self, path: &str) -> Value {
-        let asked = ureq::get(format!("{}{path}", self.http)).call();
+        self.get_with(path, &[])
+    }
+
+    /// As `get`, with query parameters.
+    pub fn get_with(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
+        let asked = ureq::get(format!("{}{path}", self.http)).query_pairs(parameters.iter().copied()).call();
         let mut response = asked.unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.log()));
         response.body_mut().read_json().expect("JSON")
     }

@@ -17,6 +17,9 @@ use crate::log::{
 /// when it was written.
 const TIMESTAMP_AHEAD_MS: &str = "3600000";
 
+/// Longer than a request: a pending transaction of a dead producer has to run out first.
+const POSITIONS_TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_mul(7);
+
 /// What brokers call a group of which they know nothing, asked by the classic protocol's request.
 const DEAD: &str = "Dead";
 
@@ -168,10 +171,20 @@ pub fn committed(
     for partition in partitions {
         list.add_partition(&partition.topic, partition.partition);
     }
-    // Longer than a request: a pending transaction of a dead producer has to run out first.
-    let found = client
-        .committed_offsets(list, REQUEST_TIMEOUT * 7)
-        .map_err(|error| LogError::failed(format!("cannot read the positions of group {group}"), error))?;
+    let found = client.committed_offsets(list, POSITIONS_TIMEOUT).map_err(|error| {
+        let doing = format!("cannot read the positions of group {group}");
+        match error {
+            KafkaError::MetadataFetch(Code::OperationTimedOut) => LogError::failed(
+                doing,
+                format!(
+                    "not told within {} s: the brokers are out of reach, or a transaction that holds them does not end \
+                     (see docs/exactly-once.md)",
+                    POSITIONS_TIMEOUT.as_secs()
+                ),
+            ),
+            error => LogError::failed(doing, error),
+        }
+    })?;
     partitions
         .iter()
         .map(|partition| {
