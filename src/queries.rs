@@ -5,13 +5,15 @@
 //! committed: files change only after the transaction that carries their changelog.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use engram_connectors::http::{STORES_PATH, StoreQuery, StoreRefusal};
 use engram_pipeline::clock::Clock;
-use engram_pipeline::log::Log;
+use engram_pipeline::log::partitioner::partition_for;
+use engram_pipeline::log::{Log, TopicInfo};
 use engram_pipeline::service::Running;
 use engram_pipeline::store::{self, Files, StoreSpec};
 use engram_pipeline::{changelog, directory};
@@ -27,8 +29,8 @@ use crate::wire;
 pub const ENTRIES_MAX: usize = 100_000;
 /// How long another process may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// How long the list of processes is believed.
-const INSTANCES_FRESH: Duration = Duration::from_secs(1);
+/// How long the lists of topics and processes are believed.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// An entry with its task's partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,7 +57,15 @@ pub struct Queries {
     pub registry: Arc<dyn Registry>,
     /// This process, by which it knows itself among the instances.
     pub instance: String,
-    pub instances: Mutex<Option<(Instant, Vec<ServiceInstance>)>>,
+    pub known: Mutex<Option<Known>>,
+}
+
+/// What is believed for a moment, so that not every query asks the log.
+#[derive(Clone)]
+pub struct Known {
+    when: Instant,
+    topics: Vec<TopicInfo>,
+    instances: Vec<ServiceInstance>,
 }
 
 impl Queries {
@@ -63,24 +73,34 @@ impl Queries {
         let (index, spec) =
             find_store(&query.service, &query.store).map_err(|error| StoreRefusal::NotFound(format!("{error:#}")))?;
         let unavailable = |error: anyhow::Error| StoreRefusal::Unavailable(format!("{error:#}"));
-        let mut answer = self.own(query, index, &spec).map_err(unavailable)?;
+        let known = self.known().map_err(unavailable)?;
+        let wanted = Wanted::new(&spec, query.key.as_deref(), partitions(&known.topics, &query.service));
+        let mut answer = self.own(query, index, &spec, &wanted).map_err(unavailable)?;
         if !query.local {
-            self.ask_others(query, &mut answer).map_err(unavailable)?;
+            ask_others(query, &self.instance, &known.instances, &wanted, &mut answer).map_err(unavailable)?;
         }
         serde_json::to_value(&answer).map_err(|error| unavailable(error.into()))
     }
 
-    fn own(&self, query: &StoreQuery, index: usize, spec: &StoreSpec) -> anyhow::Result<Answer> {
+    fn own(&self, query: &StoreQuery, index: usize, spec: &StoreSpec, wanted: &Wanted) -> anyhow::Result<Answer> {
         let mut tasks: Vec<(i32, Arc<Files>)> = lock(&self.services)
             .iter()
             .filter(|running| running.name() == query.service)
             .flat_map(Running::files)
+            .filter(|(partition, _)| wanted.partitions.contains(partition))
             .collect();
         tasks.sort_by_key(|(partition, _)| *partition);
         let mut answer =
             Answer { partitions: tasks.iter().map(|(partition, _)| *partition).collect(), ..Answer::default() };
         let limit = query.limit.min(ENTRIES_MAX);
         for (partition, files) in tasks {
+            if let Some(key) = &wanted.key {
+                if let Some(value) = files.get(&[&[store::prefix(index)], key.as_slice()].concat())? {
+                    let (key, value) = (spec.describe)(key, &value);
+                    answer.entries.push(Entry { partition, key, value });
+                }
+                continue;
+            }
             for entry in files.all(store::prefix(index)) {
                 let (key, value) = entry?;
                 let (key, value) = (spec.describe)(&key[1..], &value);
@@ -97,58 +117,90 @@ impl Queries {
         Ok(answer)
     }
 
-    fn ask_others(&self, query: &StoreQuery, answer: &mut Answer) -> anyhow::Result<()> {
-        let topic = changelog::topic(&query.service);
-        let partitions =
-            self.log.topics()?.iter().find(|known| known.name == topic).map_or(0, |known| known.partitions);
-        let instances = self.instances()?;
-        let others: Vec<&ServiceInstance> = instances
-            .iter()
-            .filter(|other| other.service == query.service && other.instance != self.instance)
-            .collect();
-        for other in others {
-            if answer.entries.len() >= query.limit.min(ENTRIES_MAX) {
-                answer.more = true;
-                return Ok(());
-            }
-            let (Some(http), true) = (&other.http, owns_new(other, &answer.partitions)) else { continue };
-            match ask(&agent(), http, query) {
-                Ok(theirs) => take(answer, theirs, query.limit.min(ENTRIES_MAX)),
-                Err(error) => tracing::debug!(%error, http, "another process does not answer"),
-            }
+    fn known(&self) -> anyhow::Result<Known> {
+        let mut cached = lock(&self.known);
+        if let Some(known) = cached.as_ref().filter(|known| known.when.elapsed() < FRESH) {
+            return Ok(known.clone());
         }
-        let missing: Vec<String> = (0..partitions)
-            .filter(|partition| !answer.partitions.contains(partition))
-            .map(|partition| partition.to_string())
-            .collect();
-        anyhow::ensure!(
-            answer.more || missing.is_empty(),
-            "no process answers for the partitions {} of service {}: try again when they have an owner",
-            missing.join(", "),
-            query.service
-        );
-        Ok(())
-    }
-
-    fn instances(&self) -> anyhow::Result<Vec<ServiceInstance>> {
-        let mut known = lock(&self.instances);
-        if let Some((when, instances)) = known.as_ref()
-            && when.elapsed() < INSTANCES_FRESH
-        {
-            return Ok(instances.clone());
-        }
+        let topics = self.log.topics()?;
         let instances = directory::instances(&*self.log, &self.registry, &Clock::default())?;
-        *known = Some((Instant::now(), instances.clone()));
-        Ok(instances)
+        let known = Known { when: Instant::now(), topics, instances };
+        *cached = Some(known.clone());
+        Ok(known)
     }
 }
 
+/// What of a store a query wants.
+pub struct Wanted {
+    /// The tasks that may have it.
+    pub partitions: Range<i32>,
+    /// The one entry's key as it is stored, if the store can tell from how it is shown.
+    pub key: Option<Vec<u8>>,
+}
+
+impl Wanted {
+    /// `partitions` is the service's number of tasks.
+    pub fn new(spec: &StoreSpec, key: Option<&str>, partitions: i32) -> Self {
+        let whole = key.and_then(|key| serde_json::from_str(key).ok());
+        match whole.and_then(|key| (spec.locate)(&key)) {
+            Some(place) if partitions > 0 => {
+                let partition = partition_for(&place.routed_by, partitions);
+                Self { partitions: partition..partition + 1, key: Some(place.key) }
+            }
+            _ => Self { partitions: 0..partitions, key: None },
+        }
+    }
+}
+
+/// The tasks of a service: as many as its changelog has partitions.
+pub fn partitions(topics: &[TopicInfo], service: &str) -> i32 {
+    let topic = changelog::topic(service);
+    topics.iter().find(|known| known.name == topic).map_or(0, |known| known.partitions)
+}
+
+/// Asks the owners of what is still wanted.
+fn ask_others(
+    query: &StoreQuery,
+    own: &str,
+    instances: &[ServiceInstance],
+    wanted: &Wanted,
+    answer: &mut Answer,
+) -> anyhow::Result<()> {
+    for other in instances.iter().filter(|other| other.service == query.service && other.instance != own) {
+        if answer.entries.len() >= query.limit.min(ENTRIES_MAX) {
+            answer.more |= wanted.key.is_none();
+            return Ok(());
+        }
+        let missing = wanted.partitions.clone().filter(|partition| !answer.partitions.contains(partition));
+        let Some(http) = other.http.as_deref().filter(|_| owns(other, missing)) else { continue };
+        match ask(&agent(), http, query) {
+            Ok(theirs) => take(answer, theirs, query.limit.min(ENTRIES_MAX)),
+            Err(error) => tracing::debug!(%error, http, "another process does not answer"),
+        }
+    }
+    let missing: Vec<String> = wanted
+        .partitions
+        .clone()
+        .filter(|partition| !answer.partitions.contains(partition))
+        .map(|partition| partition.to_string())
+        .collect();
+    anyhow::ensure!(
+        answer.more || missing.is_empty(),
+        "no process answers for the partitions {} of service {}: try again when they have an owner",
+        missing.join(", "),
+        query.service
+    );
+    Ok(())
+}
+
 /// What the processes that own a service's partitions say; those that do not answer are left out.
-pub fn ask_all(instances: &[ServiceInstance], query: &StoreQuery) -> BTreeMap<i32, Vec<Entry>> {
+pub fn ask_all(instances: &[ServiceInstance], query: &StoreQuery, wanted: &Wanted) -> BTreeMap<i32, Vec<Entry>> {
     let agent = agent();
     let mut found: BTreeMap<i32, Vec<Entry>> = BTreeMap::new();
     for instance in instances.iter().filter(|instance| instance.service == query.service) {
-        let Some(http) = &instance.http else { continue };
+        let Some(http) = instance.http.as_deref().filter(|_| owns(instance, wanted.partitions.clone())) else {
+            continue;
+        };
         match ask(&agent, http, query) {
             // An answer that was cut off is none: the caller wants more than one process tells at a time.
             Ok(answer) if !(answer.more && query.limit > ENTRIES_MAX) => {
@@ -184,8 +236,10 @@ fn take(answer: &mut Answer, theirs: Answer, limit: usize) {
     answer.entries.truncate(limit);
 }
 
-fn owns_new(instance: &ServiceInstance, known: &BTreeSet<i32>) -> bool {
-    instance.workers.iter().flat_map(|worker| &worker.tasks).any(|partition| !known.contains(partition))
+/// Whether it says that it runs one of these tasks.
+fn owns(instance: &ServiceInstance, partitions: impl IntoIterator<Item = i32>) -> bool {
+    let tasks: BTreeSet<i32> = instance.workers.iter().flat_map(|worker| &worker.tasks).copied().collect();
+    partitions.into_iter().any(|partition| tasks.contains(&partition))
 }
 
 fn agent() -> ureq::Agent {

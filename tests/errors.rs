@@ -139,7 +139,7 @@ impl Bed {
             inputs: INPUTS.map(str::to_owned).to_vec(),
             outputs: vec![Output { topic: OUT.to_owned(), event: None }],
             topics: Vec::new(),
-            stores: vec![StoreSpec { name: "counts", describe: |_, _| Default::default() }],
+            stores: vec![StoreSpec::new("counts", |_, _| Default::default())],
             processor: Box::new(move |_| Ok(Box::new(Judge { world: Arc::clone(&world), panics_late: false }))),
             errors: ErrorPolicy::default(),
         };

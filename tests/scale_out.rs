@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use engram_pipeline::log::{Log as _, TopicPartition};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::activity::{Bed, MINUTE_MS, seed};
 use support::engram::{Engram, Up};
 use support::kafka::Kafka;
@@ -51,6 +51,20 @@ fn a_key_is_found_whichever_process_is_asked() {
         assert_eq!(answer["partitions"].as_array().expect("a list").len(), PARTITIONS as usize);
         let own = up.get(&format!("/v1/stores/activity/windows?key={user}&limit=100000&local=true"));
         assert!(own["partitions"].as_array().expect("a list").len() < PARTITIONS as usize, "one process's only");
+    }
+    // A whole key is looked up in the one task that may have it, wherever that is.
+    for (dimension, key, start) in expected.windows.keys().step_by(expected.windows.len() / 20) {
+        let whole = json!({"dimension": dimension, "key": key, "window_start": start, "source": "test"}).to_string();
+        let count = expected.windows[&(dimension.clone(), key.clone(), *start)].0;
+        let answers = ups.iter().map(|up| up.get_with("/v1/stores/activity/windows", &[("key", &whole)]));
+        for answer in answers {
+            assert_eq!(answer["partitions"].as_array().expect("a list").len(), 1, "{answer}");
+            assert_eq!(
+                found(answer["entries"].as_array().expect("a list")),
+                BTreeSet::from([(*start, count)]),
+                "{whole}"
+            );
+        }
     }
     // Everything together is what the oracle says, in whichever process it is.
     let all = ups[1].get("/v1/stores/activity/windows?limit=100000");

@@ -184,6 +184,7 @@ fn a_standby_takes_over_on_kafka() {
         let standby = services[0]["standby"].as_array().cloned().unwrap_or_default();
         let tasks = services[0]["workers"][0]["tasks"].as_array().map_or(0, Vec::len);
         let warm = standby.iter().filter(|copy| copy["behind"] == 0).count();
+        // With two processes one of them is always among a task's first two, so that each keeps what it does not run.
         tasks > 0 && warm > 0 && tasks + warm == 4
     };
     wait_until("the second is warm", DEADLINE, warm);
@@ -208,5 +209,23 @@ fn a_standby_takes_over_on_kafka() {
     assert!(!from_standby.is_empty(), "{}", two.log());
     assert!(from_standby.iter().all(|restored| restored["restored_records"].as_i64() < Some(500)), "{from_standby:?}");
     assert_eq!(state(&second), expected);
+
+    // Among five processes not everybody keeps everything warm: each task has one copy, or two where its owner would not
+    // have been among the first two.
+    let more: Vec<Up> = ["third", "fourth", "fifth", "sixth"].map(|name| machine(name).up(&[])).into();
+    let ups = || more.iter().chain([&two]);
+    wait_until("each task has as many copies as it should have", DEADLINE, || {
+        let copies: Vec<i64> = ups()
+            .flat_map(|up| up.get("/v1/services")[0]["standby"].as_array().cloned().unwrap_or_default())
+            .filter_map(|copy| copy["task"].as_i64())
+            .collect();
+        (0..4).all(|task| (1..=2).contains(&copies.iter().filter(|copy| **copy == task).count()))
+    });
+    wait_until("they have said so", DEADLINE, || {
+        let instances = second.json(&["services"])[0]["instances"].clone();
+        let standbys = |instance: &Value| instance["workers"][0]["standbys"].as_array().map_or(0, Vec::len);
+        instances.as_array().is_some_and(|instances| instances.iter().map(standbys).sum::<usize>() >= 4)
+    });
+    more.into_iter().for_each(Up::stop);
     two.stop();
 }

@@ -56,7 +56,7 @@ pub struct Timer {
 
 /// The store of timers, for `Service::stores`.
 pub fn spec() -> StoreSpec {
-    StoreSpec { name: STORE, describe }
+    StoreSpec::new(STORE, describe)
 }
 
 type Waiting = TimedStore<(u16, Vec<u8>), ()>;

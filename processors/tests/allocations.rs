@@ -137,7 +137,7 @@ fn no_memory_is_taken_for_a_record() {
         // With headers, as services write.
         outputs: vec![Output { topic: "out".to_owned(), event: Some("test.Count") }],
         topics: Vec::new(),
-        stores: vec![StoreSpec { name: "counts", describe: |_, _| Default::default() }],
+        stores: vec![StoreSpec::new("counts", |_, _| Default::default())],
         processor: Box::new(move |_| Ok(Box::new(Counter { seen: Arc::clone(&shared), last: None }))),
         errors: ErrorPolicy::default(),
     });

@@ -122,7 +122,7 @@ pub fn service() -> Service {
         cleanup: Cleanup::Keep,
         max_message_bytes: 1 << 20,
     };
-    let store = |name| StoreSpec { name, describe: |key, value| (hex(key).into(), hex(value).into()) };
+    let store = |name| StoreSpec::new(name, |key, value| (hex(key).into(), hex(value).into()));
     Service {
         name: NAME,
         inputs: INPUTS.map(str::to_owned).to_vec(),

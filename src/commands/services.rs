@@ -1,9 +1,11 @@
 //! `engram services`: which services there are, their groups, and how their workers are doing: those of this data folder,
 //! and on Kafka those of all processes that have announced themselves.
 
+use std::collections::BTreeSet;
+
 use engram_pipeline::clock::Clock;
 use engram_pipeline::directory;
-use engram_schemas::operations::ServiceInstance;
+use engram_schemas::operations::{ServiceInstance, WorkerTasks};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
@@ -66,21 +68,23 @@ pub fn run(global: &Global) -> anyhow::Result<()> {
         output::table(&["service", "state", "workers", "records", "restored", "standbys", "trouble"], rows)?;
         if !processes.is_empty() {
             println!();
-            output::table(&["service", "instance", "http", "partitions", "workers", "started"], processes)?;
+            output::table(&["service", "instance", "http", "partitions", "standbys", "workers", "started"], processes)?;
         }
     }
     Ok(())
 }
 
 fn row(instance: &ServiceInstance) -> Vec<String> {
-    let mut tasks: Vec<i32> = instance.workers.iter().flat_map(|worker| worker.tasks.iter().copied()).collect();
-    tasks.sort_unstable();
-    let tasks: Vec<String> = tasks.iter().map(i32::to_string).collect();
+    let sorted = |of: fn(&WorkerTasks) -> &[i32]| {
+        let tasks: BTreeSet<i32> = instance.workers.iter().flat_map(|worker| of(worker).iter().copied()).collect();
+        tasks.iter().map(i32::to_string).collect::<Vec<_>>().join(",")
+    };
     vec![
         instance.service.clone(),
         instance.instance.clone(),
         instance.http.clone().unwrap_or_else(|| "not to be reached".to_owned()),
-        tasks.join(","),
+        sorted(|worker| &worker.tasks),
+        sorted(|worker| &worker.standbys),
         instance.workers.len().to_string(),
         rfc3339(instance.started),
     ]

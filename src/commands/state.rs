@@ -2,18 +2,19 @@
 //! own the partitions are asked; where none answers, the state is rebuilt from disk and changelog.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::Context as _;
 use engram_connectors::http::StoreQuery;
 use engram_pipeline::clock::Clock;
 use engram_pipeline::log::TopicPartition;
-use engram_pipeline::store::{self, Query, StoreSpec};
+use engram_pipeline::store::{self, Query};
 use engram_pipeline::{changelog, directory};
 use serde_json::{Value, json};
 
 use crate::cli::{Global, Stale, State};
 use crate::output;
-use crate::queries;
+use crate::queries::{self, Wanted};
 use crate::wire::{self, Access, Connection};
 
 pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
@@ -74,58 +75,61 @@ fn entries(
 ) -> anyhow::Result<Vec<Entry>> {
     let (index, store) = queries::find_store(service, name)?;
     let connection = Connection::open(global, Access::Read)?;
-    let topic = changelog::topic(service);
-    let topics = connection.log.topics()?;
-    let partitions = topics.iter().find(|known| known.name == topic).map_or(0, |known| known.partitions);
+    let partitions = queries::partitions(&connection.log.topics()?, service);
     anyhow::ensure!(partitions > 0, "service {service} has not run on this log yet: start it with 'engram up'");
+    let wanted = Wanted::new(&store, key, partitions);
     let mut owned = BTreeMap::new();
     if global.brokers.is_some() && !stale.stale {
         let instances = directory::instances(&*connection.log, &connection.registry, &Clock::default())?;
         let (service, store, key) = (service.to_owned(), name.to_owned(), key.map(str::to_owned));
-        owned = queries::ask_all(&instances, &StoreQuery { service, store, key, limit, local: true });
+        owned = queries::ask_all(&instances, &StoreQuery { service, store, key, limit, local: true }, &wanted);
     }
     let mut found = Vec::new();
-    for partition in 0..partitions {
-        match owned.remove(&partition) {
-            Some(entries) => found.extend(entries.into_iter().map(|entry| (entry.key, entry.value))),
-            None => {
-                let changelog = TopicPartition::new(topic.as_str(), partition);
-                rebuild(&connection, service, &changelog, (index, &store), stale, |key_found, value| {
-                    if key.is_none_or(|wanted| queries::matches(&key_found, wanted)) {
-                        found.push((key_found, value));
-                    }
-                    found.len() < limit
-                })?;
-            }
+    for partition in wanted.partitions.clone() {
+        if let Some(entries) = owned.remove(&partition) {
+            found.extend(entries.into_iter().map(|entry| (entry.key, entry.value)));
+            continue;
         }
+        let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let query = rebuild(&connection, service, partition, scratch.path(), stale)?;
+        if let Some(at) = &wanted.key {
+            let value = query.get(store::prefix(index), at)?;
+            found.extend(value.map(|value| (store.describe)(at, &value)));
+            continue;
+        }
+        query.all(store::prefix(index), |key_found, value| {
+            let entry = (store.describe)(key_found, value);
+            if key.is_none_or(|wanted| queries::matches(&entry.0, wanted)) {
+                found.push(entry);
+            }
+            found.len() < limit
+        })?;
     }
     found.truncate(limit);
     Ok(found)
 }
 
-/// A task's entries from what is on disk here and its changelog, for partitions of which no process answers.
+/// A task's state from what is on disk here and its changelog, where no process answers. `scratch` outlives it.
 fn rebuild(
     connection: &Connection,
     service: &str,
-    changelog: &TopicPartition,
-    (index, store): (usize, &StoreSpec),
+    partition: i32,
+    scratch: &Path,
     stale: Stale,
-    mut visit: impl FnMut(Value, Value) -> bool,
-) -> anyhow::Result<()> {
-    let files = connection.stores(service)?.join(changelog.partition.to_string());
-    let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let query = if stale.stale {
-        let (query, behind) = Query::open_stale(&*connection.log, changelog, &files, scratch.path())?;
-        output::say(format_args!("engram: task {} is {behind} offsets of its changelog behind", changelog.partition));
-        query
-    } else {
-        Query::open(&*connection.log, changelog, &files, scratch.path())?
-    };
-    query.all(store::prefix(index), |key, value| {
-        let (key, value) = (store.describe)(key, value);
-        visit(key, value)
-    })?;
-    Ok(())
+) -> anyhow::Result<Query> {
+    let files = connection.stores(service)?.join(partition.to_string());
+    let changelog = TopicPartition::new(changelog::topic(service), partition);
+    if !stale.stale {
+        return Ok(Query::open(&*connection.log, &changelog, &files, scratch)?);
+    }
+    let (query, behind) = Query::open_stale(&*connection.log, &changelog, &files, scratch)?;
+    match behind {
+        Some(behind) => {
+            output::say(format_args!("engram: task {partition} is {behind} offsets of its changelog behind"));
+        }
+        None => output::say(format_args!("engram: task {partition} is not on this disk")),
+    }
+    Ok(query)
 }
 
 fn print(global: &Global, entries: &[Entry]) -> anyhow::Result<()> {

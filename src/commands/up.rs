@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use engram_connectors::http::{self, Served};
 use engram_pipeline::clock::Clock;
-use engram_pipeline::directory::{About, Announcer};
+use engram_pipeline::directory::{self, About, Announcer};
 use engram_pipeline::progress::Restoring;
 use engram_pipeline::service::{self, Running};
 use engram_pipeline::standby::{Standby, StandbyOptions};
@@ -28,6 +28,8 @@ use crate::wire::{self, Access, Connection};
 
 /// How often the services are looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often standbys ask which processes there are.
+const INSTANCES_FRESH: Duration = Duration::from_secs(5);
 /// How long the requests of others may still take once the services have stopped.
 const REQUESTS_END: Duration = Duration::from_secs(10);
 /// How often Prometheus' histograms are drained, so that they stay small.
@@ -108,7 +110,7 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
         snapshots: snapshots.clone(),
         replicas,
         instance: instance.clone(),
-        instances: Arc::new(Vec::new),
+        instances: live_instances(connection, service.name),
     };
     // On the embedded log there is nobody to take over from.
     let standby = (replicas > 0 && connection.owned.is_none()).then(|| Standby::start(standby)).transpose()?;
@@ -131,6 +133,24 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
         service,
     };
     Ok(Running::start(&options, usize::from(args.workers))?)
+}
+
+/// The processes that run a service, as they announce themselves; looked for again every `INSTANCES_FRESH`.
+fn live_instances(connection: &Connection, service: &'static str) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    let (log, registry) = (Arc::clone(&connection.log), Arc::clone(&connection.registry));
+    let known: Mutex<(Option<Instant>, Vec<String>)> = Mutex::default();
+    Arc::new(move || {
+        let mut known = lock(&known);
+        if known.0.is_none_or(|looked| looked.elapsed() >= INSTANCES_FRESH) {
+            // While the log is out of reach, those that were there last are believed to be.
+            if let Ok(found) = directory::instances(&*log, &registry, &Clock::default()) {
+                let found = found.into_iter().filter(|found| found.service == service);
+                known.1 = found.map(|found| found.instance).collect();
+            }
+            known.0 = Some(Instant::now());
+        }
+        known.1.clone()
+    })
 }
 
 /// Returns when there is a reason to stop.
@@ -167,7 +187,7 @@ fn served(
         log: Arc::clone(&connection.log),
         registry: Arc::clone(&connection.registry),
         instance: connection.data.instance()?,
-        instances: Mutex::default(),
+        known: Mutex::default(),
     };
     Ok(Served {
         registry: Arc::clone(&connection.registry),
@@ -211,15 +231,19 @@ fn announce(
         );
     }
     let shown = Arc::clone(services);
-    let holds = move || {
-        let worker = |worker: Snapshot| WorkerTasks { tasks: worker.tasks, standbys: Vec::new() };
-        let services = lock(&shown);
-        let service =
-            |service: &Running| (service.name().to_owned(), service.workers().into_iter().map(worker).collect());
-        services.iter().map(service).collect()
-    };
+    let holds = move || lock(&shown).iter().map(|service| (service.name().to_owned(), holdings(service))).collect();
     let about = About { instance: connection.data.instance()?, http, services: Arc::new(holds) };
     Ok(Some(Announcer::start(&connection.log, &*connection.registry, Clock::default(), about)?))
+}
+
+/// What a service's workers hold. Its standbys are the process's own, and told with the first worker.
+fn holdings(service: &Running) -> Vec<WorkerTasks> {
+    let worker = |worker: Snapshot| WorkerTasks { tasks: worker.tasks, standbys: Vec::new() };
+    let mut workers: Vec<WorkerTasks> = service.workers().into_iter().map(worker).collect();
+    if let Some(first) = workers.first_mut() {
+        first.standbys = service.standby().into_iter().map(|warm| warm.task).collect();
+    }
+    workers
 }
 
 fn describe(service: &Running) -> Value {

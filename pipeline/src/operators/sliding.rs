@@ -61,7 +61,7 @@ impl<K: Codec + Clone, V: Codec, A: Default> SlidingAggregate<K, V, A> {
     }
 
     pub fn spec(name: &'static str) -> StoreSpec {
-        StoreSpec { name, describe: describe::<K, V> }
+        StoreSpec::new(name, describe::<K, V>)
     }
 
     /// Takes a record, moves stream time to it, and tells the results: updates, or what has been closed.

@@ -19,7 +19,7 @@ impl<K: Codec, V: Codec> ValueStore<K, V> {
     }
 
     pub fn spec(name: &'static str) -> StoreSpec {
-        StoreSpec { name, describe: codec::describe::<K, V> }
+        StoreSpec::new(name, codec::describe::<K, V>)
     }
 
     pub fn get(&mut self, context: &mut Context<'_>, key: &K) -> Result<Option<V>, ProcessError> {

@@ -56,6 +56,24 @@ pub struct StoreSpec {
     pub name: &'static str,
     /// Renders an entry for people: (key, value) as JSON. Called with what the processor has written only.
     pub describe: fn(&[u8], &[u8]) -> (serde_json::Value, serde_json::Value),
+    /// Where the entry with this key is, the key being as `describe` shows it. `None` if this is no whole key or the service
+    /// cannot tell: then all entries of all tasks are looked at.
+    pub locate: fn(&serde_json::Value) -> Option<Place>,
+}
+
+impl StoreSpec {
+    pub fn new(name: &'static str, describe: fn(&[u8], &[u8]) -> (serde_json::Value, serde_json::Value)) -> Self {
+        Self { name, describe, locate: |_| None }
+    }
+}
+
+/// Where an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The entry's key in its store.
+    pub key: Vec<u8>,
+    /// The record key by which its task is found, as a partition is (`partitioner::partition_for`).
+    pub routed_by: Vec<u8>,
 }
 
 /// First byte of a key in RocksDB and in the changelog.

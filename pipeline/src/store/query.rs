@@ -36,18 +36,20 @@ impl Query {
     }
 
     /// What is on disk here, of a running task or a standby, as it is: without asking its changelog for more. Also returns
-    /// how many offsets of the changelog it is behind.
+    /// how many offsets of the changelog it is behind; `None`: nothing of the task is here.
     pub fn open_stale(
         log: &dyn Log,
         changelog: &TopicPartition,
         path: &Path,
         scratch: &Path,
-    ) -> Result<(Self, i64), StoreError> {
-        let files = open_files(path, scratch)?;
-        let position = files.as_ref().map_or(Ok(0), Files::position)?;
+    ) -> Result<(Self, Option<i64>), StoreError> {
+        let Some(files) = open_files(path, scratch)? else {
+            return Ok((Self { files: None, newer: BTreeMap::new(), position: 0 }, None));
+        };
+        let position = files.position()?;
         let range = log.offsets(std::slice::from_ref(changelog))?[0];
         let behind = (range.stable - position.max(range.first)).max(0);
-        Ok((Self { files, newer: BTreeMap::new(), position }, behind))
+        Ok((Self { files: Some(files), newer: BTreeMap::new(), position }, Some(behind)))
     }
 
     /// The changelog position of this state.

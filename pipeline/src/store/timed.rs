@@ -45,7 +45,7 @@ impl<K: Codec, V: Codec> TimedStore<K, V> {
 
     /// The store of that name, whatever spaces it has.
     pub fn spec(name: &'static str) -> StoreSpec {
-        StoreSpec { name, describe: describe_timed::<K, V> }
+        StoreSpec::new(name, describe_timed::<K, V>)
     }
 
     pub fn get(&mut self, store: &mut Store, key: &K) -> Result<Option<(i64, V)>, StoreError> {

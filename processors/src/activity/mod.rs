@@ -26,13 +26,15 @@ use engram_pipeline::errors::ErrorPolicy;
 use engram_pipeline::log::{Cleanup, TopicSpec};
 use engram_pipeline::processor::{Output, Service};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
-use engram_pipeline::store::StoreSpec;
+use engram_pipeline::store::{Place, StoreSpec};
 use engram_schemas::Event;
 use engram_schemas::activity::{Interaction, Session, TaskClock, WindowCount, WindowDelta};
 use serde_json::{Value, json};
 
 pub use config::{ActivityConfig, Dimension, LateEvents, SourceConfig};
 use processor::ActivityProcessor;
+use sessions::SessionKey;
+use windows::{Step, WindowKey};
 
 pub const NAME: &str = "activity";
 pub const EVENTS: &str = "activity.events";
@@ -63,11 +65,16 @@ pub(crate) mod at {
 /// The stores, by name, as `engram state` lists them.
 pub fn stores() -> Vec<StoreSpec> {
     vec![
-        StoreSpec { name: "windows", describe: describe_window },
-        StoreSpec { name: "sessions", describe: describe_session },
-        StoreSpec { name: "clock", describe: describe_clock },
-        StoreSpec { name: "settings", describe: describe_setting },
+        StoreSpec { locate: locate_window, ..StoreSpec::new("windows", describe_window) },
+        StoreSpec { locate: locate_session, ..StoreSpec::new("sessions", describe_session) },
+        StoreSpec::new("clock", describe_clock),
+        StoreSpec::new("settings", describe_setting),
     ]
+}
+
+/// The name of a source fits into a store's key, as all do that come with events.
+fn is_source(name: &&str) -> bool {
+    name.len() <= usize::from(u8::MAX)
 }
 
 /// The service. The configuration must have been checked (`ActivityConfig::check`).
@@ -102,13 +109,27 @@ pub fn service(config: ActivityConfig) -> Service {
 }
 
 fn describe_window(key: &[u8], value: &[u8]) -> (Value, Value) {
-    match (windows::WindowKey::read(key), windows::Counted::from_bytes(value)) {
+    match (WindowKey::read(key), windows::Counted::from_bytes(value)) {
         (Some(key), Some(counted)) => (
             json!({"dimension": key.dimension.name(), "key": key.key, "window_start": key.start, "source": key.source}),
             json!({"count": counted.count, "first_ts": counted.first, "last_ts": counted.last}),
         ),
         _ => unreadable(key, value),
     }
+}
+
+fn locate_window(key: &Value) -> Option<Place> {
+    let text = |field: &str| key[field].as_str();
+    let (source, key_text) = (text("source").filter(is_source)?, text("key")?);
+    let (dimension, start) = (Dimension::from_name(text("dimension")?)?, key["window_start"].as_i64()?);
+    let step = if dimension == Dimension::User { Step::Users } else { Step::Gathered };
+    let mut bytes = Vec::new();
+    WindowKey { step, source, start, dimension, key: key_text }.write(&mut bytes);
+    let routed_by = match step {
+        Step::Users => key_text.to_owned(),
+        Step::Gathered => windows::repartition_key(dimension, key_text),
+    };
+    Some(Place { key: bytes, routed_by: routed_by.into_bytes() })
 }
 
 fn describe_session(key: &[u8], value: &[u8]) -> (Value, Value) {
@@ -119,6 +140,12 @@ fn describe_session(key: &[u8], value: &[u8]) -> (Value, Value) {
         ),
         None => unreadable(key, value),
     }
+}
+
+fn locate_session(key: &Value) -> Option<Place> {
+    let (source, user) = (key["source"].as_str().filter(is_source)?, key["user"].as_str()?);
+    let bytes = SessionKey { source, user, start: key["session_start"].as_i64()? }.to_bytes();
+    Some(Place { key: bytes, routed_by: user.as_bytes().to_vec() })
 }
 
 fn describe_clock(key: &[u8], value: &[u8]) -> (Value, Value) {
@@ -135,4 +162,28 @@ fn describe_setting(key: &[u8], value: &[u8]) -> (Value, Value) {
 
 fn unreadable(key: &[u8], value: &[u8]) -> (Value, Value) {
     (json!({"unreadable": key}), json!({"unreadable": value}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_as_it_is_shown_is_found_where_it_was_put() {
+        let start = 1_700_000_000_000;
+        for (dimension, step, routed_by) in
+            [(Dimension::User, Step::Users, "ada"), (Dimension::Target, Step::Gathered, "target:ada")]
+        {
+            let mut key = Vec::new();
+            WindowKey { step, source: "git", start, dimension, key: "ada" }.write(&mut key);
+            let (shown, _) = describe_window(&key, &windows::Counted::one(0).to_bytes());
+            assert_eq!(locate_window(&shown), Some(Place { key, routed_by: routed_by.into() }));
+        }
+        let key = SessionKey { source: "", user: "ada", start }.to_bytes();
+        let (shown, _) = describe_session(&key, &sessions::SessionValue { end: start, count: 1 }.to_bytes());
+        assert_eq!(locate_session(&shown), Some(Place { key, routed_by: "ada".into() }));
+        for part in [json!("ada"), json!({"user": "ada"}), json!(null), json!({"dimension": "x", "key": 1})] {
+            assert_eq!((locate_window(&part), locate_session(&part)), (None, None), "{part}");
+        }
+    }
 }

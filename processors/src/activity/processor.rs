@@ -191,7 +191,7 @@ impl ActivityProcessor {
 
     fn emit_gathered(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
         for ((source, dimension, start, key), counted) in self.gathered.drain(..) {
-            let record_key = format!("{}:{key}", dimension.name());
+            let record_key = windows::repartition_key(dimension, &key);
             let delta = WindowDelta {
                 source: self.config.sources[source].source.clone(),
                 dimension: dimension.name().to_owned(),

@@ -121,6 +121,11 @@ pub fn add(store: &mut Store, key: &[u8], counted: &Counted) -> Result<(), Store
     })
 }
 
+/// The key of what was gathered for a window, by which its task is found.
+pub fn repartition_key(dimension: Dimension, key: &str) -> String {
+    format!("{}:{key}", dimension.name())
+}
+
 /// The event of a window as it stands. `None` if the entry is not readable, which no entry is that this service wrote.
 pub fn to_event(key: &[u8], value: &[u8], size_of: impl Fn(&str) -> i64, is_final: bool) -> Option<WindowCount> {
     let key = WindowKey::read(key)?;

@@ -34,7 +34,7 @@ pub fn service(input: &str) -> Service {
         inputs: vec![input.to_owned()],
         outputs: Vec::new(),
         topics: Vec::new(),
-        stores: vec![StoreSpec { name: "counts", describe: |_, _| Default::default() }],
+        stores: vec![StoreSpec::new("counts", |_, _| Default::default())],
         processor: Box::new(|_| Ok(Box::new(Counter))),
         errors: ErrorPolicy::default(),
     }
