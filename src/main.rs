@@ -20,7 +20,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind as UsageError;
 
 /// Exit code of a command that failed.
-const FAILED: u8 = 1;
+pub const FAILED: u8 = 1;
 /// Exit code of a command line that makes no sense.
 const USAGE: u8 = 2;
 

@@ -143,6 +143,27 @@ fn hands_over(protocol: &str) {
     assert!(took < HAND_OVER_MAX, "it took {took:?}");
 }
 
+#[test]
+fn a_process_that_cannot_commit_gives_up_and_loses_nothing() {
+    let (kafka, folder) = (Kafka::start_to_be_killed(), tempfile::tempdir().expect("a temporary folder"));
+    let engram = Engram::on_kafka(&folder.path().join("data"), kafka.brokers())
+        .configured("partitions = 1\n[commit]\ninterval = \"5s\"\n");
+    let up = engram.up(&["--services", "activity"]);
+    up.wait_until_idle(Duration::from_secs(60));
+    let event = r#"{"id":"1","time":"2026-01-01T09:00:00Z","user":"ada","type":"document.open","target":"notes.md"}"#;
+    engram.run_with(&["produce", "activity.events"], event);
+    wait_until("the event is processed, and its commit far away", Duration::from_secs(60), || {
+        up.get("/v1/services")[0]["workers"][0]["idle_ms"].is_null()
+    });
+    kafka.kill();
+    let log = up.stop_fails();
+    assert!(log.contains("no last commit within 20 s by activity"), "{log}");
+    kafka.restart();
+    engram.catch_up();
+    let windows = engram.consume("activity.windows");
+    assert!(windows.iter().any(|window| window["value"]["key"] == "ada"), "{windows:?}");
+}
+
 fn engram(kafka: &Kafka, folder: &std::path::Path, number: usize, protocol: &str) -> Engram {
     let configuration = format!(
         "partitions = 12\n[activity.sources.default]\nwindow = \"1m\"\ngrace = \"forever\"\n[kafka]\ngroup_protocol = \"{protocol}\"\n"

@@ -154,9 +154,19 @@ impl Running {
         self.workers.iter().any(|worker| worker.status.has_ended() || worker.thread.is_finished())
     }
 
+    /// Tells the workers to commit and stop.
+    pub fn ask_to_stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// All workers have ended.
+    pub fn has_ended(&self) -> bool {
+        self.workers.iter().all(|worker| worker.thread.is_finished())
+    }
+
     /// Tells the workers to commit and stop, and waits for them. The first error is returned.
     pub fn stop(self) -> Result<(), ProcessError> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.ask_to_stop();
         let mut outcome = Ok(());
         for worker in self.workers {
             let ended = worker

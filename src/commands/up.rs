@@ -28,6 +28,8 @@ use crate::wire::{self, Access, Connection};
 
 /// How often the services are looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the services may take for their last commit.
+const STOP_MAX: Duration = Duration::from_secs(20);
 /// How often standbys ask which processes there are.
 const INSTANCES_FRESH: Duration = Duration::from_secs(5);
 /// How long the requests of others may still take once the services have stopped.
@@ -66,6 +68,8 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     watch(args, &stop, &services, &metrics);
     let mut outcome = Ok(());
     let running: Vec<Running> = lock(&services).drain(..).collect();
+    running.iter().for_each(Running::ask_to_stop);
+    give_up_if_they_hang(&running);
     for running in running {
         let name = running.name();
         outcome = outcome.and(running.stop().with_context(|| format!("service {name} has stopped")));
@@ -81,6 +85,26 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     drop(connection);
     drop(held);
     outcome
+}
+
+/// Waits until all workers have ended; ends the process if they do not. They wait for the log, then, and so would everything
+/// that an orderly end gives back. Nothing is lost: stores take only what was committed.
+fn give_up_if_they_hang(running: &[Running]) {
+    let deadline = Instant::now() + STOP_MAX;
+    while !running.iter().all(Running::has_ended) {
+        if Instant::now() >= deadline {
+            let names: Vec<&str> = running.iter().filter(|service| !service.has_ended()).map(Running::name).collect();
+            crate::output::say(format_args!(
+                "engram: no last commit within {} s by {}: is the log out of reach? What was not committed is processed again \
+                 after the next start",
+                STOP_MAX.as_secs(),
+                names.join(", ")
+            ));
+            // At once: exit handlers of the libraries would meet their threads at work.
+            signal_hook::low_level::exit(i32::from(crate::FAILED));
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 fn service_names(args: &Up) -> anyhow::Result<BTreeSet<String>> {

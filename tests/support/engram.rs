@@ -225,6 +225,15 @@ impl Up {
         assert!(status.success(), "engram up: {status}\n{}", self.log());
     }
 
+    /// SIGTERM, and waits: a stop that must fail. Returns what it has written to standard error.
+    #[track_caller]
+    pub fn stop_fails(mut self) -> String {
+        self.ask_to_stop();
+        let status = self.child.wait().expect("it is our child");
+        assert_eq!(status.code(), Some(1), "engram up: {status}\n{}", self.log());
+        self.log()
+    }
+
     /// GET of a path of its HTTP interface, as JSON.
     pub fn get(&self, path: &str) -> Value {
         self.get_with(path, &[])
