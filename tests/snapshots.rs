@@ -39,13 +39,6 @@ fn state(engram: &Engram) -> Vec<String> {
     found
 }
 
-/// What the log says of each restored task.
-fn restores(up: &Up) -> Vec<Value> {
-    let lines = up.log();
-    let lines = lines.lines().filter(|line| line.contains("task restored"));
-    lines.map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect()
-}
-
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten() {
@@ -82,7 +75,7 @@ fn comes_back(engram: &Engram, objects: &Path) {
         std::fs::remove_dir_all(&stores).expect("deleted");
         let up = engram.up(&[]);
         up.wait_until_idle(DEADLINE);
-        let restores = restores(&up);
+        let restores = up.restores();
         assert_eq!(restores.len(), 4, "{}", up.log());
         let wanted = if newest { &again } else { &taken };
         for restored in &restores {
@@ -110,7 +103,7 @@ fn comes_back(engram: &Engram, objects: &Path) {
     std::fs::remove_dir_all(&stores).expect("deleted");
     let up = engram.up(&[]);
     up.wait_until_idle(DEADLINE);
-    assert!(restores(&up).iter().all(|restored| restored["snapshot"].is_null()), "{}", up.log());
+    assert!(up.restores().iter().all(|restored| restored["snapshot"].is_null()), "{}", up.log());
     assert!(up.log().contains("snapshot not used"), "{}", up.log());
     up.stop();
     assert_eq!(state(engram), expected);
@@ -160,9 +153,9 @@ fn a_new_machine_takes_over_on_kafka() {
     up.kill();
 
     let up = second.up(&[]);
-    wait_until("the second has all tasks", DEADLINE, || restores(&up).len() == 4);
+    wait_until("the second has all tasks", DEADLINE, || up.restores().len() == 4);
     up.wait_until_idle(DEADLINE);
-    assert!(restores(&up).iter().all(|restored| restored["snapshot"].is_i64()), "{}", up.log());
+    assert!(up.restores().iter().all(|restored| restored["snapshot"].is_i64()), "{}", up.log());
     assert_eq!(state(&second), expected);
     up.stop();
 }
@@ -199,12 +192,12 @@ fn a_standby_takes_over_on_kafka() {
     let expected = state(&first);
     one.kill();
 
-    let before = restores(&two).len();
+    let before = two.restores().len();
     wait_until("the second has all tasks", DEADLINE, || {
         two.get("/v1/services")[0]["workers"][0]["tasks"].as_array().is_some_and(|tasks| tasks.len() == 4)
     });
     two.wait_until_idle(DEADLINE);
-    let taken: Vec<Value> = restores(&two).split_off(before);
+    let taken: Vec<Value> = two.restores().split_off(before);
     let from_standby: Vec<_> = taken.iter().filter(|restored| restored["from_standby"] == true).collect();
     assert!(!from_standby.is_empty(), "{}", two.log());
     assert!(from_standby.iter().all(|restored| restored["restored_records"].as_i64() < Some(500)), "{from_standby:?}");

@@ -33,6 +33,11 @@ pub fn seed() -> u64 {
     seed
 }
 
+/// The generator of a test's random choices, see `seed`.
+pub fn seeded() -> StdRng {
+    StdRng::seed_from_u64(seed())
+}
+
 /// The `number`-th event: times go forwards with jumps back, and every user pauses for two of six hours.
 fn event(number: u64, random: &mut StdRng) -> Interaction {
     let time = START_MS + (number / 50) as i64 * 8_000 - random.random_range(0..5 * MINUTE_MS);

@@ -186,6 +186,13 @@ impl Up {
         self.log.lock().expect("no reader panics").clone()
     }
 
+    /// What its log says of each task that it has restored.
+    pub fn restores(&self) -> Vec<Value> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| line.contains("task restored"));
+        lines.map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("it is our child").is_some()
     }
