@@ -7,7 +7,6 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +17,6 @@ use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
 use engram_pipeline::log::{Cleanup, Header, Log, NewRecord, ProducerOptions, TopicPartition, TopicSpec};
 use engram_pipeline::processor::{Context, Input, Output, ProcessError, Processor, Service};
 use engram_pipeline::service::{self, Running};
-use engram_pipeline::status::WorkerStatus;
 use engram_pipeline::store::{self, Budget, Files, StoreSpec};
 use engram_pipeline::worker::{CommitOptions, Overlap, WorkerOptions};
 use engram_pipeline::{dead_letter, manifest, retry};
@@ -149,23 +147,11 @@ impl Bed {
     fn start(&self, policy: &ErrorPolicy) -> Running {
         let service = Arc::new(self.service(policy.clone()));
         service::prepare_topics(&*self.log, &service, PARTITIONS).expect("topics");
+        let stores = self.folder.path().to_owned();
         let options = WorkerOptions {
-            group: "judge".to_owned(),
-            log: Arc::clone(&self.log),
-            registry: Arc::clone(&self.registry),
-            clock: Clock::default(),
-            budget: Arc::new(Budget::new(8 << 20)),
-            stores: self.folder.path().to_owned(),
-            cache_bytes_max: 1 << 20,
-            instance: "test".to_owned(),
             static_membership: true,
             commit: self.commit,
-            on_commit: None,
-            snapshots: None,
-            standby: None,
-            stop: Arc::new(AtomicBool::new(false)),
-            status: Arc::new(WorkerStatus::default()),
-            service,
+            ..WorkerOptions::new(service, Arc::clone(&self.log), Arc::clone(&self.registry), stores)
         };
         Running::start(&options, self.workers).expect("started")
     }

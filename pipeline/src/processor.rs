@@ -81,6 +81,27 @@ pub struct Input<'a> {
     pub record: RecordRef<'a>,
 }
 
+/// What a task gives its processor to work on.
+pub(crate) struct Workspace {
+    pub stores: Vec<Store>,
+    pub collector: Collector,
+    pub timers: Timers,
+    pub service: &'static str,
+    pub partition: i32,
+}
+
+impl Workspace {
+    pub fn context(&mut self) -> Context<'_> {
+        Context {
+            stores: &mut self.stores,
+            collector: &mut self.collector,
+            timers: &mut self.timers,
+            service: self.service,
+            partition: self.partition,
+        }
+    }
+}
+
 /// What a processor may touch besides its input. Clock, randomness, timers and outputs are recorded, so that a replay sees
 /// the same.
 pub struct Context<'a> {

@@ -23,7 +23,7 @@ use crate::log::{Fetched, LogError, NewRecord, RecordRef, TopicPartition};
 use crate::manifest::{self, About, LastCommit, Taken};
 use crate::outbox::SharedOutbox;
 use crate::poison::{Poison, Verdict};
-use crate::processor::{Context, Input, ProcessError, Processor, Service, TaskSetup};
+use crate::processor::{Input, ProcessError, Processor, Service, TaskSetup, Workspace};
 use crate::queue::RecordQueue;
 use crate::retry::{self, Retries};
 use crate::store::{Changes, Files, Store, StoreError, prefix};
@@ -43,13 +43,10 @@ pub struct TaskOptions<'a> {
 
 pub struct Task {
     service: Arc<Service>,
-    partition: i32,
     queues: Vec<RecordQueue>,
     processor: Box<dyn Processor>,
-    stores: Vec<Store>,
+    workspace: Workspace,
     files: Arc<Files>,
-    collector: Collector,
-    timers: Timers,
     disposal: Disposal,
     /// Index of the retry topic among the inputs, where it is one.
     retry_input: Option<usize>,
@@ -97,13 +94,16 @@ impl Task {
             .collect();
         let mut task = Self {
             processor: (service.processor)(&setup)?,
-            service: Arc::clone(service),
-            partition,
             queues: positions.iter().map(|(input, position)| RecordQueue::new(input.clone(), *position)).collect(),
-            stores,
+            workspace: Workspace {
+                stores,
+                collector: Collector::new(outbox, clock, service.name, partition, service.outputs.clone()),
+                timers: Timers::new(&service.stores, last.stream_time),
+                service: service.name,
+                partition,
+            },
+            service: Arc::clone(service),
             files,
-            collector: Collector::new(outbox, clock, service.name, partition, service.outputs.clone()),
-            timers: Timers::new(&service.stores, last.stream_time),
             disposal: Disposal { service: service.name, dead_letters, retries },
             retry_input: service.inputs.iter().position(|input| *input == retry::topic(service.name)),
             setup,
@@ -120,7 +120,7 @@ impl Task {
     }
 
     pub fn partition(&self) -> i32 {
-        self.partition
+        self.workspace.partition
     }
 
     /// The input queues, in the order of `Service::inputs`.
@@ -138,7 +138,7 @@ impl Task {
     ///
     /// Errors: `Poisoned` when the record has left the task half changed.
     pub fn process_next(&mut self, poison: &mut Poison) -> Result<bool, ProcessError> {
-        if self.fire(TimerClock::StreamTime, self.timers.stream_time())? > 0 {
+        if self.fire(TimerClock::StreamTime, self.workspace.timers.stream_time())? > 0 {
             return Ok(true);
         }
         let Some(source) = self.next_queue() else { return Ok(false) };
@@ -155,7 +155,7 @@ impl Task {
             },
             None => Arrival { input: (!retried).then_some(source), place: &queue.partition, record: head, attempt: 0 },
         };
-        self.collector.caused_by(arrival.place, arrival.record.offset);
+        self.workspace.collector.caused_by(arrival.place, arrival.record.offset);
         let policy = &self.service.errors;
         let known = poison.verdict(&queue.partition, head.offset).cloned();
         let verdict = match known.or_else(|| arrival.fault(policy)) {
@@ -163,13 +163,7 @@ impl Task {
             None => {
                 let Arrival { place: partition, record, .. } = arrival;
                 let input = Input { source: arrival.input.unwrap_or(source), partition, record };
-                let mut context = Context {
-                    stores: &mut self.stores,
-                    collector: &mut self.collector,
-                    timers: &mut self.timers,
-                    service: self.service.name,
-                    partition: self.partition,
-                };
+                let mut context = self.workspace.context();
                 match disposal::process(&mut *self.processor, &input, &mut context) {
                     Ok(()) => None,
                     Err(Fault::Rejected { cause, detail }) => Some(Verdict { cause, detail, action: policy.on_reject }),
@@ -202,13 +196,7 @@ impl Task {
     }
 
     fn fire(&mut self, clock: TimerClock, now_ms: i64) -> Result<usize, ProcessError> {
-        let mut context = Context {
-            stores: &mut self.stores,
-            collector: &mut self.collector,
-            timers: &mut self.timers,
-            service: self.service.name,
-            partition: self.partition,
-        };
+        let mut context = self.workspace.context();
         let records = self.taken.records();
         disposal::in_timer(self.service.name, || {
             timers::fire(&mut *self.processor, &mut context, clock, now_ms, records)
@@ -222,22 +210,22 @@ impl Task {
 
     /// There is something to commit, if only a position.
     pub fn is_dirty(&self) -> bool {
-        self.taken.moved(&self.queues) || self.timers.have_fired()
+        self.taken.moved(&self.queues) || self.workspace.timers.have_fired()
     }
 
     /// Since the last commit.
     pub fn have_timers_fired(&self) -> bool {
-        self.timers.have_fired()
+        self.workspace.timers.have_fired()
     }
 
     /// A store as it is now, with what is not committed.
     pub fn store(&mut self, index: usize) -> &mut Store {
-        &mut self.stores[index]
+        &mut self.workspace.stores[index]
     }
 
     /// Bytes emitted since the last commit.
     pub fn uncommitted_bytes(&self) -> usize {
-        self.collector.bytes()
+        self.workspace.collector.bytes()
     }
 
     /// The database of its stores.
@@ -253,17 +241,11 @@ impl Task {
     /// Writes the last outputs and the changelog into the transaction, one changelog record for each changed key; what is
     /// processed from here on belongs to the next commit. `None`: no record was processed, and no timer fired.
     pub fn prepare_commit(&mut self) -> Result<Option<PreparedTask>, ProcessError> {
-        if self.taken.records() == 0 && !self.timers.have_fired() {
+        if self.taken.records() == 0 && !self.workspace.timers.have_fired() {
             self.taken.begin(&self.queues);
             return Ok(None);
         }
-        let mut context = Context {
-            stores: &mut self.stores,
-            collector: &mut self.collector,
-            timers: &mut self.timers,
-            service: self.service.name,
-            partition: self.partition,
-        };
+        let mut context = self.workspace.context();
         if let Err(error) = disposal::before_commit(&mut *self.processor, &mut context) {
             if matches!(error, ProcessError::Panicked(_)) {
                 self.processor = (self.service.processor)(&self.setup)?;
@@ -271,11 +253,11 @@ impl Task {
             return Err(error);
         }
         let (mut changes, state_changes) = self.collect_changes()?;
-        let collected = self.collector.collected();
+        let collected = self.workspace.collector.collected();
         let this = LastCommit {
             sequence: self.last.sequence + 1,
             digest: collected.digest,
-            stream_time: self.timers.stream_time(),
+            stream_time: self.workspace.timers.stream_time(),
         };
         self.write_changelog(LastCommit::KEY, Some(&this.to_bytes()))?;
         changes.set(LastCommit::KEY, Some(&this.to_bytes()));
@@ -283,16 +265,16 @@ impl Task {
         let schema_ids: Vec<i32> = self.processor.schema_ids().into_iter().map(|id| id as i32).collect();
         let about = About {
             service: self.service.name,
-            partition: self.partition,
+            partition: self.workspace.partition,
             changelog: &self.changelog.topic,
             state_changes,
             previous: self.last,
             this,
             schema_ids: &schema_ids,
-            firings: &self.timers.take_fired(),
+            firings: &self.workspace.timers.take_fired(),
         };
         let manifest = manifest::manifest(&about, &mut self.taken, &self.queues, collected);
-        self.stores.iter_mut().for_each(Store::freeze);
+        self.workspace.stores.iter_mut().for_each(Store::freeze);
         self.last = this;
         self.begin();
         Ok(Some(PreparedTask {
@@ -308,14 +290,14 @@ impl Task {
     /// in which RocksDB takes them much faster.
     fn collect_changes(&mut self) -> Result<(Changes, i64), LogError> {
         let (mut gathered, mut count) = (Changes::default(), 0);
-        for store in &self.stores {
+        for store in &self.workspace.stores {
             let mut sorted: Vec<_> = store.changes().collect();
             sorted.sort_unstable_by_key(|(key, _)| *key);
             for (key, value) in sorted {
                 self.buffer.clear();
                 self.buffer.push(store.prefix());
                 self.buffer.extend_from_slice(key);
-                self.collector.digest_change(&self.buffer, value);
+                self.workspace.collector.digest_change(&self.buffer, value);
                 self.write_changelog(&self.buffer, value)?;
                 gathered.set(&self.buffer, value);
                 count += 1;
@@ -326,15 +308,15 @@ impl Task {
 
     /// The commit under way has happened, and its changes are in RocksDB.
     pub fn committed(&mut self) {
-        self.stores.iter_mut().for_each(Store::committed);
+        self.workspace.stores.iter_mut().for_each(Store::committed);
         self.settled = self.last;
     }
 
     /// The transaction was aborted: back to the last commit that happened.
     pub fn aborted(&mut self, positions: &[(TopicPartition, i64)]) {
         self.last = self.settled;
-        self.stores.iter_mut().for_each(Store::aborted);
-        self.timers.aborted(self.last.stream_time);
+        self.workspace.stores.iter_mut().for_each(Store::aborted);
+        self.workspace.timers.aborted(self.last.stream_time);
         self.processor.reset();
         self.queues = positions.iter().map(|(input, position)| RecordQueue::new(input.clone(), *position)).collect();
         self.begin();
@@ -342,7 +324,7 @@ impl Task {
 
     fn begin(&mut self) {
         self.taken.begin(&self.queues);
-        self.collector.begin(self.last.sequence + 1, &self.last.digest);
+        self.workspace.collector.begin(self.last.sequence + 1, &self.last.digest);
     }
 
     fn next_queue(&mut self) -> Option<usize> {
@@ -367,7 +349,7 @@ impl Task {
     fn write_changelog(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), LogError> {
         let record = NewRecord {
             topic: &self.changelog.topic,
-            partition: self.partition,
+            partition: self.workspace.partition,
             timestamp_ms: None,
             key: Some(key),
             value,

@@ -3,16 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use engram_pipeline::clock::Clock;
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{Log, NewRecord, ProducerOptions, TopicPartition};
 use engram_pipeline::service::{self, Running};
-use engram_pipeline::status::WorkerStatus;
-use engram_pipeline::store::Budget;
 use engram_pipeline::worker::{CommitOptions, WorkerOptions};
 use engram_processors::activity::{self, ActivityConfig, Dimension, LateEvents, SourceConfig};
 use engram_schemas::activity::{Interaction, Session, WindowCount};
@@ -79,26 +76,19 @@ fn run(run: &Run) -> Out {
     let start = |process: &str| {
         Running::start(
             &WorkerOptions {
-                group: "activity".to_owned(),
-                log: Arc::clone(&log),
-                registry: Arc::clone(&registry),
-                clock: Clock::default(),
-                budget: Arc::new(Budget::new(8 << 20)),
-                stores: folders.path().join(process),
-                snapshots: None,
-                standby: None,
                 cache_bytes_max: 10_000,
                 instance: process.to_owned(),
-                static_membership: false,
                 commit: CommitOptions {
                     interval: Duration::from_millis(2),
                     records_max: run.records_max,
                     ..CommitOptions::default()
                 },
-                on_commit: None,
-                stop: Arc::new(AtomicBool::new(false)),
-                status: Arc::new(WorkerStatus::default()),
-                service: Arc::clone(&service),
+                ..WorkerOptions::new(
+                    Arc::clone(&service),
+                    Arc::clone(&log),
+                    Arc::clone(&registry),
+                    folders.path().join(process),
+                )
             },
             run.workers,
         )

@@ -5,18 +5,16 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use engram_pipeline::clock::Clock;
 use engram_pipeline::errors::ErrorPolicy;
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::{Cleanup, Log, NewRecord, ProducerOptions, TopicSpec};
 use engram_pipeline::processor::{Context, Input, Output, ProcessError, Processor, Service};
 use engram_pipeline::service::{self, Running};
-use engram_pipeline::status::WorkerStatus;
-use engram_pipeline::store::{Budget, StoreSpec};
-use engram_pipeline::worker::{CommitOptions, WorkerOptions};
+use engram_pipeline::store::StoreSpec;
+use engram_pipeline::worker::WorkerOptions;
 use engram_schemas::registry::memory::MemoryRegistry;
 
 const RECORDS: u64 = 300_000;
@@ -144,24 +142,7 @@ fn no_memory_is_taken_for_a_record() {
     service::prepare_topics(&*log, &service, 1).expect("topics");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let running = Running::start(
-        &WorkerOptions {
-            group: "counter".to_owned(),
-            log,
-            registry: Arc::new(MemoryRegistry::default()),
-            clock: Clock::default(),
-            budget: Arc::new(Budget::new(32 << 20)),
-            stores: folder.path().to_owned(),
-            cache_bytes_max: 16 << 20,
-            instance: "test".to_owned(),
-            static_membership: true,
-            commit: CommitOptions::default(),
-            on_commit: None,
-            snapshots: None,
-            standby: None,
-            stop: Arc::new(AtomicBool::new(false)),
-            status: Arc::new(WorkerStatus::default()),
-            service,
-        },
+        &WorkerOptions::new(service, log, Arc::new(MemoryRegistry::default()), folder.path().to_owned()),
         1,
     )
     .expect("started");

@@ -13,7 +13,7 @@ use engram_pipeline::directory::{self, About, Announcer};
 use engram_pipeline::progress::Restoring;
 use engram_pipeline::service::{self, Running};
 use engram_pipeline::standby::{Standby, StandbyOptions};
-use engram_pipeline::status::{Snapshot, WorkerStatus};
+use engram_pipeline::status::Snapshot;
 use engram_pipeline::store::Budget;
 use engram_pipeline::worker::WorkerOptions;
 use engram_schemas::operations::WorkerTasks;
@@ -138,23 +138,16 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
     };
     // On the embedded log there is nobody to take over from.
     let standby = (replicas > 0 && connection.owned.is_none()).then(|| Standby::start(standby)).transpose()?;
+    let (log, registry) = (Arc::clone(&connection.log), Arc::clone(&connection.registry));
     let options = WorkerOptions {
-        group: service.name.to_owned(),
-        log: Arc::clone(&connection.log),
-        registry: Arc::clone(&connection.registry),
-        clock: Clock::default(),
         budget,
-        stores: connection.stores(name)?,
         cache_bytes_max: memory.store_cache_mib << 20,
         snapshots,
         standby: standby.map(Arc::new),
         instance,
         static_membership: connection.config.kafka.static_membership,
         commit: connection.config.commit_options()?,
-        on_commit: None,
-        stop: Arc::new(AtomicBool::new(false)),
-        status: Arc::new(WorkerStatus::default()),
-        service,
+        ..WorkerOptions::new(service, log, registry, connection.stores(name)?)
     };
     Ok(Running::start(&options, usize::from(args.workers))?)
 }

@@ -16,6 +16,10 @@ use crate::standby::Standby;
 use crate::status::WorkerStatus;
 use crate::store::Budget;
 
+/// RocksDB's memory, and that of the cache before each store, unless something else is wanted.
+const STORES_BYTES: usize = 64 << 20;
+const CACHE_BYTES_MAX: usize = 16 << 20;
+
 /// What a commit promises (Kafka Streams' `processing.guarantee`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guarantee {
@@ -77,4 +81,29 @@ pub struct WorkerOptions {
     pub on_commit: Option<OnCommit>,
     pub stop: Arc<AtomicBool>,
     pub status: Arc<WorkerStatus>,
+}
+
+impl WorkerOptions {
+    /// A service's workers as they are by default: in a group of its name, with dynamic membership and without copies of their
+    /// stores.
+    pub fn new(service: Arc<Service>, log: Arc<dyn Log>, registry: Arc<dyn Registry>, stores: PathBuf) -> Self {
+        Self {
+            group: service.name.to_owned(),
+            instance: service.name.to_owned(),
+            service,
+            log,
+            registry,
+            clock: Clock::default(),
+            budget: Arc::new(Budget::new(STORES_BYTES)),
+            stores,
+            snapshots: None,
+            standby: None,
+            cache_bytes_max: CACHE_BYTES_MAX,
+            static_membership: false,
+            commit: CommitOptions::default(),
+            on_commit: None,
+            stop: Arc::default(),
+            status: Arc::default(),
+        }
+    }
 }

@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use engram_pipeline::clock::{self, Clock};
+use engram_pipeline::clock::{self};
 use engram_pipeline::driver::Driver;
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::{Log, NewRecord, ProducerOptions, TopicPartition};
 use engram_pipeline::processor::{Context, ProcessError};
 use engram_pipeline::service::{Running, prepare_topics};
-use engram_pipeline::status::WorkerStatus;
-use engram_pipeline::store::Budget;
 use engram_pipeline::store::codec::{read_whole, to_bytes};
 use engram_pipeline::timers::{self, Timer, TimerClock};
 use engram_pipeline::worker::{CommitOptions, WorkerOptions};
@@ -227,22 +224,14 @@ fn a_worker_fires_timers_while_nothing_comes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let running = Running::start(
         &WorkerOptions {
-            group: "test".to_owned(),
-            log: Arc::clone(&log),
-            registry: Arc::new(MemoryRegistry::default()),
-            clock: Clock::default(),
-            budget: Arc::new(Budget::new(8 << 20)),
-            stores: folder.path().to_owned(),
             cache_bytes_max: 10_000,
-            instance: "test".to_owned(),
-            static_membership: true,
             commit: CommitOptions { interval: Duration::from_millis(5), ..CommitOptions::default() },
-            on_commit: None,
-            snapshots: None,
-            standby: None,
-            stop: Arc::new(AtomicBool::new(false)),
-            status: Arc::new(WorkerStatus::default()),
-            service,
+            ..WorkerOptions::new(
+                service,
+                Arc::clone(&log),
+                Arc::new(MemoryRegistry::default()),
+                folder.path().to_owned(),
+            )
         },
         1,
     )

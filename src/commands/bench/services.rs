@@ -1,7 +1,6 @@
 //! The runtime over the same events: real services with the real commit protocol.
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -151,23 +150,13 @@ pub fn start(
     let memory = &bed.config.memory;
     let mut commit = bed.config.commit_options()?;
     commit.guarantee = guarantee;
+    let (log, registry) = (Arc::clone(&bed.log), Arc::clone(&bed.registry));
     let options = WorkerOptions {
-        group: service.name.to_owned(),
-        log: Arc::clone(&bed.log),
-        registry: Arc::clone(&bed.registry),
-        clock: Clock::default(),
         budget: Arc::new(Budget::new(memory.stores_mib << 20)),
-        stores: folder.join("stores").join(service.name),
-        snapshots: None,
-        standby: None,
         cache_bytes_max: memory.store_cache_mib << 20,
-        instance: service.name.to_owned(),
-        static_membership: false,
         commit,
         on_commit,
-        stop: Arc::new(AtomicBool::new(false)),
-        status: Arc::new(WorkerStatus::default()),
-        service: Arc::clone(service),
+        ..WorkerOptions::new(Arc::clone(service), log, registry, folder.join("stores").join(service.name))
     };
     Ok(Running::start(&options, workers)?)
 }
