@@ -32,6 +32,8 @@ use services::{Kind, Measured, Runtime};
 
 /// Times that exactly-once and at-least-once are measured, in turn.
 const ROUNDS: usize = 3;
+/// Counting is measured with so many times fewer keys, too.
+const FEWER_KEYS: u64 = 100;
 /// Largest record batch of the topics.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
@@ -140,9 +142,8 @@ fn measure(bed: &Bed, args: &Bench, load: &Load, folder: &Path) -> anyhow::Resul
     let transactions = load::transactions(bed, &bed.create("transactions")?)?;
     figures.push(transactions.figure("a transaction of a record a partition, the log alone"));
 
-    let measured = |kind, guarantee, name: &str| -> anyhow::Result<Measured> {
-        let measured =
-            Runtime { bed, input: &input, records: args.records, folder, kind, guarantee, workers: 1 }.run(name)?;
+    let measured_on = |input: &str, kind, guarantee, name: &str| -> anyhow::Result<Measured> {
+        let measured = Runtime { bed, input, records: args.records, folder, kind, guarantee, workers: 1 }.run(name)?;
         crate::output::say(format_args!(
             "engram: {name}: {:.0} records/s, {:.0} records/CPU-s",
             measured.rate.per_second(),
@@ -150,6 +151,7 @@ fn measure(bed: &Bed, args: &Bench, load: &Load, folder: &Path) -> anyhow::Resul
         ));
         Ok(measured)
     };
+    let measured = |kind, guarantee, name: &str| measured_on(&input, kind, guarantee, name);
     // In turn, and the middle one of each: what exactly-once costs is less than what the machine varies by.
     let pair = |kind, name: &str| -> anyhow::Result<[Measured; 2]> {
         let (mut once, mut least) = (Vec::new(), Vec::new());
@@ -168,6 +170,14 @@ fn measure(bed: &Bed, args: &Bench, load: &Load, folder: &Path) -> anyhow::Resul
     let counting = pair(Kind::Counting, "count")?;
     shown("windowed counting", &counting);
     let [counting, _] = counting;
+    // Above nearly every record of a commit has a key of its own; here a key's records of one commit are one update.
+    let few = Load { keys: (load.keys / FEWER_KEYS).max(1), ..*load };
+    let few_input = bed.create("few")?;
+    load::produce(bed, &few_input, &few)?;
+    let rounds = (0..ROUNDS)
+        .map(|round| measured_on(&few_input, Kind::Counting, Guarantee::ExactlyOnce, &format!("few-once-{round}")));
+    let median = services::median(rounds.collect::<anyhow::Result<_>>()?);
+    figures.push(median.rate.figure(&format!("windowed counting of {} keys, exactly once", few.keys)).beside(&copy));
     let all = measured(Kind::Activity, Guarantee::ExactlyOnce, "activity")?;
     figures.push(all.rate.figure("activity (all dimensions, sessions), exactly once").beside(&copy));
 
