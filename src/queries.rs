@@ -57,13 +57,11 @@ pub struct Queries {
     pub registry: Arc<dyn Registry>,
     /// This process, by which it knows itself among the instances.
     pub instance: String,
-    pub known: Mutex<Option<Known>>,
+    pub known: Mutex<Option<(Instant, Arc<Known>)>>,
 }
 
 /// What is believed for a moment, so that not every query asks the log.
-#[derive(Clone)]
 pub struct Known {
-    when: Instant,
     topics: Vec<TopicInfo>,
     instances: Vec<ServiceInstance>,
 }
@@ -117,16 +115,26 @@ impl Queries {
         Ok(answer)
     }
 
-    fn known(&self) -> anyhow::Result<Known> {
-        let mut cached = lock(&self.known);
-        if let Some(known) = cached.as_ref().filter(|known| known.when.elapsed() < FRESH) {
-            return Ok(known.clone());
+    fn known(&self) -> anyhow::Result<Arc<Known>> {
+        let mut known = lock(&self.known);
+        if let Some((_, known)) = known.as_ref().filter(|(when, _)| when.elapsed() < FRESH) {
+            return Ok(Arc::clone(known));
         }
+        let asked = self.ask_log().map(Arc::new);
+        // While the log is out of reach, what this process has can still be read.
+        let found = match (asked, known.take()) {
+            (Err(error), None) => return Err(error),
+            (Err(_), Some((_, before))) => before,
+            (Ok(found), _) => found,
+        };
+        *known = Some((Instant::now(), Arc::clone(&found)));
+        Ok(found)
+    }
+
+    fn ask_log(&self) -> anyhow::Result<Known> {
         let topics = self.log.topics()?;
         let instances = directory::instances(&*self.log, &self.registry, &Clock::default())?;
-        let known = Known { when: Instant::now(), topics, instances };
-        *cached = Some(known.clone());
-        Ok(known)
+        Ok(Known { topics, instances })
     }
 }
 

@@ -198,3 +198,107 @@ pub fn read(
     }
     Ok(position)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::rngs::StdRng;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    use super::*;
+    use crate::log::embedded::EmbeddedLog;
+    use crate::log::{Cleanup, NewRecord, ProducerOptions, TopicSpec};
+    use crate::store::{Budget, prefix};
+
+    const RECORDS: usize = 40_000;
+
+    #[test]
+    fn a_restore_that_is_broken_off_goes_on() {
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let log = EmbeddedLog::in_memory();
+        let partition = TopicPartition::new(topic("s"), 0);
+        let (name, cleanup) = (partition.topic.to_string(), Cleanup::Compact);
+        log.create_topics(&[TopicSpec { name, partitions: 1, cleanup, max_message_bytes: 1 << 20 }]).expect("created");
+        let expected = write(&log, &partition, &mut random);
+        (0..3).for_each(|_| restore_in_parts(&log, &partition, &expected, &mut random));
+    }
+
+    fn restore_in_parts(
+        log: &dyn Log,
+        partition: &TopicPartition,
+        expected: &BTreeMap<Vec<u8>, Vec<u8>>,
+        random: &mut StdRng,
+    ) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let budget = Budget::new(8 << 20);
+        let (mut broken_off, mut began_at) = (0, Vec::new());
+        loop {
+            let files = Files::open(folder.path(), &budget, &Clock::default()).expect("opened");
+            began_at.push(files.position().expect("a position"));
+            let (stop, progress) = (AtomicBool::new(false), Progress::new("s", 0));
+            // The last ones run to the end, however slow the machine is.
+            let patience = Duration::from_millis(random.random_range(5..60) * if broken_off < 20 { 1 } else { 100 });
+            let outcome = std::thread::scope(|scope| {
+                let restore = || restore(log, partition, &files, &Clock::default(), &stop, &progress);
+                let restoring = scope.spawn(restore);
+                let started = Instant::now();
+                // The first is broken off as soon as a run is loaded: it is the one that a fast machine might finish.
+                let is_enough = || match broken_off {
+                    0 => files.position().ok() > Some(0),
+                    _ => started.elapsed() >= patience,
+                };
+                while !restoring.is_finished() && !is_enough() {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                stop.store(true, Ordering::Relaxed);
+                restoring.join().expect("it does not panic")
+            });
+            match outcome {
+                Ok(_) => break,
+                Err(error) => assert!(error.to_string().contains("cannot restore"), "{error}"),
+            }
+            broken_off += 1;
+        }
+        assert!(began_at.is_sorted() && began_at.last() > Some(&0), "it goes on from where it was: {began_at:?}");
+        let files = Files::open(folder.path(), &budget, &Clock::default()).expect("opened");
+        let found: BTreeMap<Vec<u8>, Vec<u8>> = files
+            .all(prefix(0))
+            .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            .collect::<Result<_, _>>()
+            .expect("read");
+        assert!(found == *expected, "{} entries, not the {} of the changelog", found.len(), expected.len());
+        assert_eq!(
+            files.position().expect("a position"),
+            log.offsets(std::slice::from_ref(partition)).expect("offsets")[0].end
+        );
+    }
+
+    /// Some keys have several versions, and a tenth are deletions. Returns what they come to.
+    fn write(log: &dyn Log, partition: &TopicPartition, random: &mut StdRng) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
+        let mut producer = log.producer(&options).expect("a producer");
+        let mut expected = BTreeMap::new();
+        for _ in 0..RECORDS {
+            let key = [&[prefix(0)], random.random_range(0..100_000_u32).to_be_bytes().as_slice()].concat();
+            let value = random.random_bool(0.9).then(|| vec![random.random::<u8>(); random.random_range(0..2_000)]);
+            let record = NewRecord {
+                topic: &partition.topic,
+                partition: partition.partition,
+                timestamp_ms: None,
+                key: Some(&key),
+                value: value.as_deref(),
+                headers: &[],
+            };
+            producer.write(&record, false).expect("written");
+            match value {
+                Some(value) => drop(expected.insert(key, value)),
+                None => drop(expected.remove(&key)),
+            }
+        }
+        producer.flush().expect("flushed");
+        expected
+    }
+}
