@@ -146,7 +146,8 @@ impl Process {
         life.worker.step().map(drop)
     }
 
-    fn tasks(&self) -> impl Iterator<Item = &Task> {
+    /// The tasks that its workers have.
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
         self.slots.iter().filter_map(|slot| slot.life.as_ref()).flat_map(|life| life.worker.tasks())
     }
 

@@ -1,5 +1,6 @@
 //! One run: a log, inputs that come in, processes that come, go, freeze and die, until everything has been processed.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use engram_pipeline::clock::ManualClock;
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::{Log, NewRecord, Producer, ProducerOptions, TopicPartition};
 use engram_pipeline::service::prepare_topics;
+use engram_pipeline::task::Task;
 use engram_schemas::registry::memory::MemoryRegistry;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -235,16 +237,20 @@ impl World {
         Ok(())
     }
 
-    /// Every record was processed and committed.
+    /// Every record was processed and committed, and every task is open, so that its state is on some disk.
     fn is_done(&self) -> Result<bool, String> {
         Ok(self.behind()?.is_empty())
     }
 
-    /// Partitions that have more than is committed.
+    /// Partitions that have more than is committed, and tasks that nobody has.
     fn behind(&self) -> Result<Vec<String>, String> {
         let log = &self.surroundings.log;
         let mut behind = Vec::new();
+        let open: BTreeSet<i32> = self.processes.iter().flat_map(Process::tasks).map(Task::partition).collect();
         for partition in 0..self.partitions {
+            if !open.contains(&partition) {
+                behind.push(format!("task {partition} is open nowhere"));
+            }
             let places = INPUTS.map(|topic| TopicPartition::new(topic, partition));
             let ends = log.offsets(&places).map_err(|error| error.to_string())?;
             let committed = log.committed(NAME, &places).map_err(|error| error.to_string())?;
