@@ -201,7 +201,8 @@ num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216
 broker.heartbeat.interval.ms=500
-broker.session.timeout.ms=2000
+# What a restart after a kill waits for. Shorter than a pause of a busy disk, it fences a broker that is alive.
+broker.session.timeout.ms=6000
 PROPERTIES
 }
 

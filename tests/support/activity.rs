@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
 use engram_pipeline::log::partitioner::partition_for;
-use engram_pipeline::log::{Cleanup, Log, NewRecord, ProducerOptions, TopicPartition, TopicSpec};
+use engram_pipeline::log::{Cleanup, Log, LogError, NewRecord, Producer, ProducerOptions, TopicPartition, TopicSpec};
 use engram_pipeline::registry::LogRegistry;
 use engram_schemas::activity::{Interaction, Session, WindowCount};
 use engram_schemas::codec::{Decoder, Encoder};
@@ -144,12 +144,12 @@ impl Bed {
             };
             producer.write(&record, false).expect("written");
             if number % 1_000 == 999 {
-                producer.flush().expect("flushed, whatever the broker does");
+                flush(&mut *producer);
                 written.store(number + 1, Ordering::Relaxed);
                 wait_until("more is wanted", Duration::from_secs(300), || allowed.load(Ordering::Relaxed) > number + 1);
             }
         }
-        producer.flush().expect("flushed");
+        flush(&mut *producer);
         written.store(events, Ordering::Relaxed);
         expected
     }
@@ -190,6 +190,17 @@ impl Bed {
             .collect();
         self.log.committed("activity", &inputs).unwrap_or_else(|_| vec![None; inputs.len()])
     }
+}
+
+/// Flushes, however long the broker is away. Records that were given up are no such case.
+fn flush(producer: &mut dyn Producer) {
+    for _ in 0..10 {
+        match producer.flush() {
+            Err(LogError::Failed { doing, .. }) if doing.contains("in time") => {}
+            flushed => return drop(flushed.expect("flushed")),
+        }
+    }
+    panic!("the broker does not come back");
 }
 
 /// The last record of every window and session is the expected one; counts of a window never go back.

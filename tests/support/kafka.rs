@@ -95,6 +95,15 @@ impl Kafka {
 
 impl Drop for Kafka {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What the broker has to say of it; the rest of its folder goes.
+            let kept = self.dir.with_extension("logs");
+            let _ = fs::create_dir(&kept);
+            for name in ["kafka.log", "kafka.log.before", "console.log"] {
+                let _ = fs::copy(self.dir.join(name), kept.join(name));
+            }
+            eprintln!("the broker's logs are in {}", kept.display());
+        }
         // Not `script`: a panic in a drop would hide the test's own.
         let _ = Command::new(SCRIPT).arg("wipe").arg(&self.dir).output();
     }
