@@ -13,6 +13,7 @@ mod support;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engram_pipeline::log::Log as _;
@@ -38,6 +39,9 @@ partitions = 12
 window = \"1h\"
 grace = \"forever\"
 ";
+
+/// Two fleets at once would starve each other's brokers.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 #[derive(Debug, Clone, Copy)]
 enum Trouble {
@@ -165,6 +169,7 @@ fn it_is_by_the_consumer_protocol_too() {
 }
 
 fn under_fire(kafka_configuration: &str, session_timeout: Duration) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let soak = std::env::var_os("ENGRAM_SOAK").is_some();
     let (events, rounds): (u64, usize) = if soak { (5_000_000, 5) } else { (120_000, 1) };
     let all_is_read_within = Duration::from_secs(if soak { 600 } else { 120 });

@@ -37,6 +37,9 @@ enum Command {
     },
 }
 
+/// A sign of life once in so many seeds.
+const SEEDS_TOLD: u64 = 1_000;
+
 fn main() -> ExitCode {
     let Command::Simulate { seeds, first, threads, trace, folder } = Arguments::parse().command;
     let folder = if folder.is_dir() { folder } else { std::env::temp_dir() };
@@ -50,6 +53,9 @@ fn main() -> ExitCode {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= first.saturating_add(seeds) {
                         return;
+                    }
+                    if seed > first && (seed - first).is_multiple_of(SEEDS_TOLD) {
+                        println!("{} seeds begun after {:.0} s", seed - first, started.elapsed().as_secs_f64());
                     }
                     let outcome = tempfile::tempdir_in(&folder)
                         .map_err(|error| format!("no folder for its stores in {}: {error}", folder.display()))

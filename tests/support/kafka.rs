@@ -125,6 +125,8 @@ fn script(arguments: &[&str]) -> String {
         .args(arguments)
         // Tests are short: less time is spent compiling than the better code would save.
         .env("KAFKA_JVM_FLAGS", "-XX:TieredStopAtLevel=1")
+        // Those that wait for it keep a small machine busy.
+        .env("KAFKA_START_SECONDS", "180")
         .output()
         .expect("bash is there to run kafka.sh");
     assert!(output.status.success(), "kafka.sh {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
