@@ -73,6 +73,8 @@ pub struct KafkaConsumer {
     wake: Arc<Wake>,
     consumer: Arc<BaseConsumer<GroupContext>>,
     member: Option<Member>,
+    /// The rebalance that the worker has been told of and has not answered yet, by `take` or `release`.
+    unanswered: Option<Rebalance>,
 }
 
 /// A partition that is being read.
@@ -91,7 +93,7 @@ pub struct Member {
 
 impl KafkaConsumer {
     pub fn new(consumer: Arc<BaseConsumer<GroupContext>>, member: Option<Member>) -> Self {
-        Self { queues: Vec::new(), wake: Arc::default(), consumer, member }
+        Self { queues: Vec::new(), wake: Arc::default(), consumer, member, unanswered: None }
     }
 
     /// Partitions come and go a few at a time, and librdkafka wants to hear of these only.
@@ -236,7 +238,11 @@ impl GroupConsumer for KafkaConsumer {
     fn poll_group(&mut self) -> Result<Option<Rebalance>, LogError> {
         self.serve()?;
         let context = self.consumer.context();
-        Ok(context.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front())
+        let change = context.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        if change.is_some() {
+            self.unanswered.clone_from(&change);
+        }
+        Ok(change)
     }
 
     fn take(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
@@ -248,6 +254,7 @@ impl GroupConsumer for KafkaConsumer {
             let held = self.split(partition)?;
             self.queues.push(held);
         }
+        self.unanswered = None;
         let taken = self.consumer.incremental_assign(&list(positions)?);
         taken.map_err(|error| LogError::failed("cannot take partitions", error))
     }
@@ -256,6 +263,7 @@ impl GroupConsumer for KafkaConsumer {
         let released = if self.is_incremental() {
             self.queues.retain(|held| !partitions.contains(&held.partition));
             self.hold_positions()?;
+            self.unanswered = None;
             self.consumer.incremental_unassign(&names(partitions))
         } else {
             self.queues.clear();
@@ -281,7 +289,8 @@ impl Drop for KafkaConsumer {
             return;
         }
         let waiting = std::mem::take(&mut *context.rebalances.lock().unwrap_or_else(PoisonError::into_inner));
-        for change in waiting {
+        // Closing waits for the answer to each: also to the one over which the worker has failed.
+        for change in self.unanswered.take().into_iter().chain(waiting) {
             let _ = match change {
                 Rebalance::Assigned(which) => self.consumer.incremental_assign(&names(&which)),
                 Rebalance::Revoked(which) | Rebalance::Lost(which) => {
