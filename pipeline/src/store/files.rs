@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Env, Error, ErrorKind,
-    IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter, WriteBatch, WriteBufferManager,
-    WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Env,
+    Error, ErrorKind, IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter,
+    WaitForCompactOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::{META, Order, Run, StoreError};
@@ -270,6 +270,13 @@ impl Files {
         self.db.flush().map_err(|error| self.error(&error))
     }
 
+    /// Writes everything to disk and waits until no compaction is due: for measurements.
+    pub fn settle(&self) -> Result<(), StoreError> {
+        let mut options = WaitForCompactOptions::default();
+        options.set_flush(true);
+        self.db.wait_for_compact(&options).map_err(|error| self.error(&error))
+    }
+
     fn error(&self, error: &Error) -> StoreError {
         to_store_error(&self.path, error)
     }
@@ -320,6 +327,11 @@ fn block_options(cache: &Cache) -> BlockBasedOptions {
     let mut block = BlockBasedOptions::default();
     block.set_block_cache(cache);
     block.set_bloom_filter(10.0, false);
+    // SUBTLE: in parts. The whole filter of a file of small keys is larger than what the cache keeps for it (a shard, a sixteenth
+    // of it or less), so that each look-up would read megabytes from the file and check their checksum.
+    block.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    block.set_partition_filters(true);
+    block.set_pin_top_level_index_and_filter(true);
     block.set_cache_index_and_filter_blocks(true);
     block.set_pin_l0_filter_and_index_blocks_in_cache(true);
     block

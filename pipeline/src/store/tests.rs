@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 
 use super::{Budget, Changes, Files, Order, Store, prefix};
 use crate::clock::Clock;
@@ -136,4 +137,30 @@ proptest! {
             prop_assert_eq!(store.get(&bytes(key)).expect("got"), model.get(&bytes(key)).map(Vec::as_slice));
         }
     }
+}
+
+/// What a look-up reads does not grow with the files, however little of them the cache holds.
+#[test]
+fn a_look_up_reads_little_of_a_large_file() {
+    const KEYS: u64 = 1_000_000;
+    const LOOK_UPS: u64 = 500;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let files = Files::open(folder.path(), &Budget::new(8 << 20), &Clock::default()).expect("opened");
+    let key = |number: u64| [&[prefix(0)][..], &number.to_be_bytes()].concat();
+    for first in (0..KEYS).step_by(10_000) {
+        let mut changes = Changes::default();
+        (first..first + 10_000).for_each(|number| changes.set(&key(number), Some(&number.to_be_bytes())));
+        files.apply(changes, 0).expect("applied");
+    }
+    files.settle().expect("settled");
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut counted = PerfContext::default();
+    counted.reset();
+    for step in 0..LOOK_UPS {
+        let number = step * 7_919_077 % KEYS;
+        assert_eq!(files.get(&key(number)).expect("read"), Some(number.to_be_bytes().to_vec()));
+    }
+    let bytes = counted.metric(PerfMetric::BlockReadByte) / LOOK_UPS;
+    set_perf_stats(PerfStatsLevel::Disable);
+    assert!((1_000..100_000).contains(&bytes), "{bytes} bytes a look-up");
 }

@@ -131,7 +131,8 @@ fn fill(bed: &Bed, stores: &Path, size: u64) -> anyhow::Result<()> {
             }
         }
         files.apply(changes, 0)?;
-        files.flush()?;
+        // Else the service would be charged with them.
+        files.settle()?;
     }
     Ok(())
 }
@@ -155,6 +156,7 @@ fn produce(bed: &Bed, topic: &str, records: u64, size: u64) -> anyhow::Result<()
 /// As many random reads and writes of the same files, with the same options, in batches sorted by key.
 fn rocksdb_alone(bed: &Bed, stores: &Path, records: u64, size: u64) -> anyhow::Result<Rate> {
     let files = open(bed, stores)?;
+    files.iter().try_for_each(Files::settle)?;
     let mut batch: Vec<Vec<([u8; 9], u64)>> = vec![Vec::new(); files.len()];
     let (started, cpu) = (Instant::now(), cpu_time());
     for begin in (0..records).step_by(BATCH as usize) {
