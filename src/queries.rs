@@ -7,18 +7,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use engram_connectors::http::{STORES_PATH, StoreQuery, StoreRefusal};
-use engram_pipeline::clock::Clock;
+use engram_pipeline::changelog;
+use engram_pipeline::directory::Directory;
 use engram_pipeline::log::partitioner::partition_for;
-use engram_pipeline::log::{Log, TopicInfo};
+use engram_pipeline::log::{TopicInfo, partitions_of};
 use engram_pipeline::service::Running;
 use engram_pipeline::store::{self, Files, StoreSpec};
-use engram_pipeline::{changelog, directory};
 use engram_schemas::operations::ServiceInstance;
-use engram_schemas::registry::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -53,17 +52,9 @@ pub struct Answer {
 /// Answers queries in a running `engram up`.
 pub struct Queries {
     pub services: Arc<Mutex<Vec<Running>>>,
-    pub log: Arc<dyn Log>,
-    pub registry: Arc<dyn Registry>,
+    pub directory: Arc<Directory>,
     /// This process, by which it knows itself among the instances.
     pub instance: String,
-    pub known: Mutex<Option<(Instant, Arc<Known>)>>,
-}
-
-/// What is believed for a moment, so that not every query asks the log.
-pub struct Known {
-    topics: Vec<TopicInfo>,
-    instances: Vec<ServiceInstance>,
 }
 
 impl Queries {
@@ -71,11 +62,11 @@ impl Queries {
         let (index, spec) =
             find_store(&query.service, &query.store).map_err(|error| StoreRefusal::NotFound(format!("{error:#}")))?;
         let unavailable = |error: anyhow::Error| StoreRefusal::Unavailable(format!("{error:#}"));
-        let known = self.known().map_err(unavailable)?;
-        let wanted = Wanted::new(&spec, query.key.as_deref(), partitions(&known.topics, &query.service));
+        let view = self.directory.view(FRESH).map_err(|error| unavailable(error.into()))?;
+        let wanted = Wanted::new(&spec, query.key.as_deref(), partitions(&view.topics, &query.service));
         let mut answer = self.own(query, index, &spec, &wanted).map_err(unavailable)?;
         if !query.local {
-            ask_others(query, &self.instance, &known.instances, &wanted, &mut answer).map_err(unavailable)?;
+            ask_others(query, &self.instance, &view.instances, &wanted, &mut answer).map_err(unavailable)?;
         }
         serde_json::to_value(&answer).map_err(|error| unavailable(error.into()))
     }
@@ -114,28 +105,6 @@ impl Queries {
         }
         Ok(answer)
     }
-
-    fn known(&self) -> anyhow::Result<Arc<Known>> {
-        let mut known = lock(&self.known);
-        if let Some((_, known)) = known.as_ref().filter(|(when, _)| when.elapsed() < FRESH) {
-            return Ok(Arc::clone(known));
-        }
-        let asked = self.ask_log().map(Arc::new);
-        // While the log is out of reach, what this process has can still be read.
-        let found = match (asked, known.take()) {
-            (Err(error), None) => return Err(error),
-            (Err(_), Some((_, before))) => before,
-            (Ok(found), _) => found,
-        };
-        *known = Some((Instant::now(), Arc::clone(&found)));
-        Ok(found)
-    }
-
-    fn ask_log(&self) -> anyhow::Result<Known> {
-        let topics = self.log.topics()?;
-        let instances = directory::instances(&*self.log, &self.registry, &Clock::default())?;
-        Ok(Known { topics, instances })
-    }
 }
 
 /// What of a store a query wants.
@@ -162,8 +131,7 @@ impl Wanted {
 
 /// The tasks of a service: as many as its changelog has partitions.
 pub fn partitions(topics: &[TopicInfo], service: &str) -> i32 {
-    let topic = changelog::topic(service);
-    topics.iter().find(|known| known.name == topic).map_or(0, |known| known.partitions)
+    partitions_of(topics, &changelog::topic(service))
 }
 
 /// Asks the owners of what is still wanted.

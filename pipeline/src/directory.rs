@@ -5,8 +5,8 @@
 //! counts as gone; until then it may be named although its partitions are others' already.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use engram_schemas::operations::{ServiceInstance, WorkerTasks};
 use engram_schemas::registry::Registry;
 
 use crate::changelog;
-use crate::clock::Clock;
-use crate::log::{Cleanup, Log, LogError, NewRecord, Producer, ProducerOptions, TopicPartition, TopicSpec};
+use crate::clock::{Clock, Moment};
+use crate::log::{Cleanup, Log, LogError, NewRecord, Producer, ProducerOptions, TopicInfo, TopicPartition, TopicSpec};
 
 pub const TOPIC: &str = "services.registry";
 
@@ -51,6 +51,52 @@ pub fn instances(log: &dyn Log, registry: &Arc<dyn Registry>, clock: &Clock) -> 
     });
     read.map_err(|error| LogError::failed(format!("cannot read {TOPIC}"), error))?;
     Ok(found.into_values().filter(|instance| instance.time >= oldest).collect())
+}
+
+/// The topics and service instances of a log.
+#[derive(Debug, Default)]
+pub struct View {
+    pub topics: Vec<TopicInfo>,
+    /// Ordered by service and instance.
+    pub instances: Vec<ServiceInstance>,
+}
+
+/// What the log told last of topics and instances, so that not everyone who wants to know asks it.
+pub struct Directory {
+    log: Arc<dyn Log>,
+    registry: Arc<dyn Registry>,
+    clock: Clock,
+    told: Mutex<Option<(Moment, Arc<View>)>>,
+}
+
+impl Directory {
+    pub fn new(log: Arc<dyn Log>, registry: Arc<dyn Registry>, clock: Clock) -> Self {
+        Self { log, registry, clock, told: Mutex::default() }
+    }
+
+    /// What was told within `age_max`; else the log is asked, and while it is out of reach the last that it told goes on to
+    /// be believed: what this process has can still be read then.
+    ///
+    /// Errors: the log's, if it has never told anything.
+    pub fn view(&self, age_max: Duration) -> Result<Arc<View>, LogError> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, view)) = told.as_ref().filter(|(when, _)| self.clock.since(*when) < age_max) {
+            return Ok(Arc::clone(view));
+        }
+        let asked = self.ask().map(Arc::new);
+        let view = match (asked, told.take()) {
+            (Err(error), None) => return Err(error),
+            (Err(_), Some((_, before))) => before,
+            (Ok(view), _) => view,
+        };
+        // After the log has answered, or has not: both may have taken long.
+        *told = Some((self.clock.now(), Arc::clone(&view)));
+        Ok(view)
+    }
+
+    fn ask(&self) -> Result<View, LogError> {
+        Ok(View { topics: self.log.topics()?, instances: instances(&*self.log, &self.registry, &self.clock)? })
+    }
 }
 
 /// What a process says of itself.

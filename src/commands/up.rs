@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use engram_connectors::http::{self, Served};
 use engram_pipeline::clock::Clock;
-use engram_pipeline::directory::{self, About, Announcer};
+use engram_pipeline::directory::{About, Announcer, Directory};
 use engram_pipeline::progress::Restoring;
 use engram_pipeline::service::{self, Running};
 use engram_pipeline::standby::{Standby, StandbyOptions};
@@ -51,13 +51,15 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     let services: Arc<Mutex<Vec<Running>>> = Arc::default();
     let token = format!("{:032x}", rand::random::<u128>());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let served = served(&connection, &services, &metrics, token.clone())?;
+    let (log, registry) = (Arc::clone(&connection.log), Arc::clone(&connection.registry));
+    let directory = Arc::new(Directory::new(log, registry, Clock::default()));
+    let served = served(&connection, &directory, &services, &metrics, token.clone())?;
     let server = runtime
         .block_on(http::serve(args.http, served))
         .with_context(|| format!("cannot listen on {}: give another address with --http", args.http))?;
     connection.data.write_run_file(server.address, &token)?;
     for name in names {
-        let running = start(&connection, args, &name)?;
+        let running = start(&connection, &directory, args, &name)?;
         lock(&services).push(running);
     }
     let announcer = announce(global, &connection, args, server.address, &services)?;
@@ -117,7 +119,7 @@ fn service_names(args: &Up) -> anyhow::Result<BTreeSet<String>> {
     Ok(args.services.iter().cloned().collect())
 }
 
-fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Running> {
+fn start(connection: &Connection, directory: &Arc<Directory>, args: &Up, name: &str) -> anyhow::Result<Running> {
     let service = Arc::new(wire::service_on(connection, name)?);
     service::prepare_topics(&*connection.log, &service, connection.config.partitions.0)?;
     let memory = &connection.config.memory;
@@ -134,7 +136,7 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
         snapshots: snapshots.clone(),
         replicas,
         instance: instance.clone(),
-        instances: live_instances(connection, service.name),
+        instances: live_instances(directory, service.name),
     };
     // On the embedded log there is nobody to take over from.
     let standby = (replicas > 0 && connection.owned.is_none()).then(|| Standby::start(standby)).transpose()?;
@@ -152,21 +154,13 @@ fn start(connection: &Connection, args: &Up, name: &str) -> anyhow::Result<Runni
     Ok(Running::start(&options, usize::from(args.workers))?)
 }
 
-/// The processes that run a service, as they announce themselves; looked for again every `INSTANCES_FRESH`.
-fn live_instances(connection: &Connection, service: &'static str) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
-    let (log, registry) = (Arc::clone(&connection.log), Arc::clone(&connection.registry));
-    let known: Mutex<(Option<Instant>, Vec<String>)> = Mutex::default();
+/// The processes that run a service, as they announce themselves.
+fn live_instances(directory: &Arc<Directory>, service: &'static str) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    let directory = Arc::clone(directory);
     Arc::new(move || {
-        let mut known = lock(&known);
-        if known.0.is_none_or(|looked| looked.elapsed() >= INSTANCES_FRESH) {
-            // While the log is out of reach, those that were there last are believed to be.
-            if let Ok(found) = directory::instances(&*log, &registry, &Clock::default()) {
-                let found = found.into_iter().filter(|found| found.service == service);
-                known.1 = found.map(|found| found.instance).collect();
-            }
-            known.0 = Some(Instant::now());
-        }
-        known.1.clone()
+        let Ok(view) = directory.view(INSTANCES_FRESH) else { return Vec::new() };
+        let own = view.instances.iter().filter(|found| found.service == service);
+        own.map(|found| found.instance.clone()).collect()
     })
 }
 
@@ -193,6 +187,7 @@ fn watch(args: &Up, stop: &AtomicBool, services: &Mutex<Vec<Running>>, metrics: 
 
 fn served(
     connection: &Connection,
+    directory: &Arc<Directory>,
     services: &Arc<Mutex<Vec<Running>>>,
     metrics: &PrometheusHandle,
     token: String,
@@ -201,10 +196,8 @@ fn served(
     let copied = Arc::clone(services);
     let queries = Queries {
         services: Arc::clone(services),
-        log: Arc::clone(&connection.log),
-        registry: Arc::clone(&connection.registry),
+        directory: Arc::clone(directory),
         instance: connection.data.instance()?,
-        known: Mutex::default(),
     };
     Ok(Served {
         registry: Arc::clone(&connection.registry),

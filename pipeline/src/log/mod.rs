@@ -72,6 +72,11 @@ pub struct TopicInfo {
     pub partitions: i32,
 }
 
+/// How many partitions a topic has; 0 if there is no such topic.
+pub fn partitions_of(topics: &[TopicInfo], name: &str) -> i32 {
+    topics.iter().find(|topic| topic.name == name).map_or(0, |topic| topic.partitions)
+}
+
 /// How long a reader of a compacted topic may be away and still learn what was deleted: 30 days.
 pub const TOMBSTONE_RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 

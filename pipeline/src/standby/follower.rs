@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Replica, Shared, StandbyOptions, keeps_warm, lock};
 use crate::changelog;
-use crate::log::{Consumer, Fetched, TopicPartition};
+use crate::log::{Consumer, Fetched, TopicPartition, partitions_of};
 use crate::manifest::LastCommit;
 use crate::progress::Progress;
 use crate::store::{Changes, Files, StoreError};
@@ -96,8 +96,7 @@ impl Follower {
     /// Opens and closes copies, so that there are those that there should be. Returns whether anything has changed.
     fn choose(&mut self, topic: &str) -> Result<bool, StoreError> {
         let Some(owned) = self.owned() else { return Ok(false) };
-        let partitions =
-            self.options.log.topics()?.iter().find(|known| known.name == topic).map_or(0, |t| t.partitions);
+        let partitions = partitions_of(&self.options.log.topics()?, topic);
         let instances = (self.options.instances)();
         let options = &self.options;
         let wanted = (0..partitions)

@@ -21,7 +21,7 @@ use engram_schemas::codec::Encoder;
 use crate::clock::Moment;
 use crate::committer::Committer;
 use crate::dead_letter;
-use crate::log::{GroupConsumer, MemberOptions, ProducerOptions, TopicPartition};
+use crate::log::{GroupConsumer, MemberOptions, ProducerOptions, TopicPartition, partitions_of};
 use crate::manifest;
 use crate::outbox::{Outbox, SharedOutbox};
 use crate::processor::ProcessError;
@@ -70,8 +70,6 @@ impl Worker {
     /// Joins the group. Tasks come with the first `step`s.
     pub fn start(options: &WorkerOptions) -> Result<Self, ProcessError> {
         let topics = options.log.topics()?;
-        let partitions =
-            |name: &str| topics.iter().find(|topic| topic.name == name).map_or(0, |topic| topic.partitions);
         let transactional_id = (options.commit.guarantee == Guarantee::ExactlyOnce)
             .then(|| format!("engram-{}-{}", options.group, options.instance));
         // The producer first: it resolves what a former life of this worker left open, so that the positions read
@@ -98,8 +96,8 @@ impl Worker {
             outbox: Rc::new(RefCell::new(Outbox::new(producer))),
             last_commit: options.clock.now(),
             under_way: (0, Duration::ZERO),
-            partitions: partitions(&options.service.inputs[0]),
-            dead_letter_partitions: partitions(dead_letter::TOPIC),
+            partitions: partitions_of(&topics, &options.service.inputs[0]),
+            dead_letter_partitions: partitions_of(&topics, dead_letter::TOPIC),
         })
     }
 

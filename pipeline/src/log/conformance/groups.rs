@@ -71,6 +71,30 @@ pub fn a_leaving_members_partitions_return(fixture: &Fixture<'_>) {
     assert!(!first.events[before..].iter().any(lost), "{:?}", &first.events[before..]);
 }
 
+/// As a worker that fails over a rebalance does.
+pub fn a_member_that_has_not_answered_can_leave(fixture: &Fixture<'_>) {
+    let topic = fixture.topic("topic", 2);
+    let group = fixture.name("group");
+    let leave = |member: Member| {
+        std::thread::scope(|scope| {
+            let leaving = scope.spawn(|| drop(member));
+            until("it has left", || leaving.is_finished().then_some(()));
+        });
+    };
+    let mut silent = Member::join(fixture, &group, &[&topic], None);
+    until("it is given partitions", || silent.consumer.poll_group().expect("the group can be served"));
+    leave(silent);
+    let mut silent = Member::join(fixture, &group, &[&topic], None);
+    settle([&mut silent], [2]);
+    let mut next = Member::join(fixture, &group, &[&topic], None);
+    until("it is to give partitions back", || {
+        next.step();
+        silent.consumer.poll_group().expect("the group can be served")
+    });
+    leave(silent);
+    settle([&mut next], [2]);
+}
+
 /// Fetching goes by the order in which partitions were taken, whatever was given back in between.
 pub fn what_stays_with_a_member_is_read_on(fixture: &Fixture<'_>) {
     let topic = fixture.topic("topic", 4);

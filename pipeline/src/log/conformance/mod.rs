@@ -40,6 +40,7 @@ pub const CASES: &[Case] = cases![
     groups::a_member_that_has_left_cannot_commit,
     groups::members_share_copartitioned_topics_by_range,
     groups::a_leaving_members_partitions_return,
+    groups::a_member_that_has_not_answered_can_leave,
     groups::nothing_is_passed_over_when_members_come_and_go,
     groups::what_stays_with_a_member_is_read_on,
     groups::a_group_is_listed_and_deleted_when_empty,

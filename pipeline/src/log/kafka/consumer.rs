@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -24,7 +24,7 @@ use crate::log::{
 const SEEK_MAX: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Keeps rebalances until the worker asks for them.
+/// Keeps rebalances until the worker has answered them.
 ///
 /// SUBTLE: librdkafka lets the application answer a rebalance later: the group waits until one of the calls that assign or
 /// unassign is made. So the worker commits and closes its tasks in its own loop, not inside a callback.
@@ -32,6 +32,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct GroupContext {
     rebalances: Mutex<VecDeque<Rebalance>>,
     closing: AtomicBool,
+}
+
+impl GroupContext {
+    fn rebalances(&self) -> MutexGuard<'_, VecDeque<Rebalance>> {
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rebalance that was told last is about to be answered.
+    fn answer(&self) {
+        self.rebalances().pop_front();
+    }
 }
 
 impl ClientContext for GroupContext {
@@ -62,7 +73,7 @@ impl ConsumerContext for GroupContext {
             _ if consumer.assignment_lost() => Rebalance::Lost(which),
             _ => Rebalance::Revoked(which),
         };
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        self.rebalances().push_back(event);
     }
 }
 
@@ -73,8 +84,6 @@ pub struct KafkaConsumer {
     wake: Arc<Wake>,
     consumer: Arc<BaseConsumer<GroupContext>>,
     member: Option<Member>,
-    /// The rebalance that the worker has been told of and has not answered yet, by `take` or `release`.
-    unanswered: Option<Rebalance>,
 }
 
 /// A partition that is being read.
@@ -93,7 +102,7 @@ pub struct Member {
 
 impl KafkaConsumer {
     pub fn new(consumer: Arc<BaseConsumer<GroupContext>>, member: Option<Member>) -> Self {
-        Self { queues: Vec::new(), wake: Arc::default(), consumer, member, unanswered: None }
+        Self { queues: Vec::new(), wake: Arc::default(), consumer, member }
     }
 
     /// Partitions come and go a few at a time, and librdkafka wants to hear of these only.
@@ -237,16 +246,12 @@ impl Consumer for KafkaConsumer {
 impl GroupConsumer for KafkaConsumer {
     fn poll_group(&mut self) -> Result<Option<Rebalance>, LogError> {
         self.serve()?;
-        let context = self.consumer.context();
-        let change = context.rebalances.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        if change.is_some() {
-            self.unanswered.clone_from(&change);
-        }
-        Ok(change)
+        Ok(self.consumer.context().rebalances().front().cloned())
     }
 
     fn take(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
         if !self.is_incremental() {
+            self.consumer.context().answer();
             return self.assign(positions);
         }
         self.hold_positions()?;
@@ -254,7 +259,7 @@ impl GroupConsumer for KafkaConsumer {
             let held = self.split(partition)?;
             self.queues.push(held);
         }
-        self.unanswered = None;
+        self.consumer.context().answer();
         let taken = self.consumer.incremental_assign(&list(positions)?);
         taken.map_err(|error| LogError::failed("cannot take partitions", error))
     }
@@ -263,10 +268,11 @@ impl GroupConsumer for KafkaConsumer {
         let released = if self.is_incremental() {
             self.queues.retain(|held| !partitions.contains(&held.partition));
             self.hold_positions()?;
-            self.unanswered = None;
+            self.consumer.context().answer();
             self.consumer.incremental_unassign(&names(partitions))
         } else {
             self.queues.clear();
+            self.consumer.context().answer();
             self.consumer.unassign()
         };
         released.map_err(|error| LogError::failed("cannot give partitions back", error))
@@ -288,9 +294,8 @@ impl Drop for KafkaConsumer {
             let _ = self.consumer.unassign();
             return;
         }
-        let waiting = std::mem::take(&mut *context.rebalances.lock().unwrap_or_else(PoisonError::into_inner));
-        // Closing waits for the answer to each: also to the one over which the worker has failed.
-        for change in self.unanswered.take().into_iter().chain(waiting) {
+        // Closing waits for the answer to each, also to the one over which the worker has failed.
+        for change in std::mem::take(&mut *context.rebalances()) {
             let _ = match change {
                 Rebalance::Assigned(which) => self.consumer.incremental_assign(&names(&which)),
                 Rebalance::Revoked(which) | Rebalance::Lost(which) => {
