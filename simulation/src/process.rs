@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use engram_pipeline::clock::Moment;
 use engram_pipeline::log::Log;
-use engram_pipeline::processor::Service;
+use engram_pipeline::processor::{ProcessError, Service};
 use engram_pipeline::status::WorkerStatus;
 use engram_pipeline::store::Budget;
 use engram_pipeline::task::Task;
@@ -22,6 +22,9 @@ use crate::service::NAME;
 
 /// How long a worker waits before it starts anew.
 const BACKOFF: Duration = Duration::from_millis(100);
+
+/// A worker may have to do with errors, aborts and partitions for so many steps in a row.
+const RESTLESS_MAX: u32 = 5;
 
 /// What all processes have in common.
 pub struct Surroundings {
@@ -54,6 +57,24 @@ struct Slot {
 struct Life {
     worker: Worker,
     fate: Arc<Fate>,
+    status: Arc<WorkerStatus>,
+    /// Where its last step has left it: its commits, and each task's records since. For how many steps it has wanted to go
+    /// on from there at once.
+    restless: ((u64, Vec<i64>), u32),
+}
+
+impl Life {
+    fn step(&mut self, shared: &Shared) -> Result<(), ProcessError> {
+        let wait = self.worker.step()?;
+        let records = self.worker.tasks().iter().map(Task::uncommitted_records).collect();
+        let place = (self.status.snapshot().commits, records);
+        let steps = if wait == Duration::ZERO && place == self.restless.0 { self.restless.1 + 1 } else { 0 };
+        if steps == RESTLESS_MAX {
+            shared.violation(format!("a worker spins: for {steps} steps it has neither done anything nor waited"));
+        }
+        self.restless = (place, steps);
+        Ok(())
+    }
 }
 
 impl Process {
@@ -118,12 +139,7 @@ impl Process {
         Ok(())
     }
 
-    fn step_slot(
-        &mut self,
-        index: usize,
-        surroundings: &Surroundings,
-        calm: bool,
-    ) -> Result<(), engram_pipeline::processor::ProcessError> {
+    fn step_slot(&mut self, index: usize, surroundings: &Surroundings, calm: bool) -> Result<(), ProcessError> {
         let seed = self.random.random();
         let slot = &mut self.slots[index];
         if let Some(failed_at) = slot.failed_at
@@ -136,14 +152,15 @@ impl Process {
             Some(life) => life,
             None => {
                 let fate = Fate::new(&slot.instance, seed, &surroundings.shared);
-                let worker = Worker::start(&slot.options(&self.stores, surroundings, &fate))?;
-                slot.life.insert(Life { worker, fate })
+                let options = slot.options(&self.stores, surroundings, &fate);
+                let (worker, status) = (Worker::start(&options)?, options.status);
+                slot.life.insert(Life { worker, fate, status, restless: Default::default() })
             }
         };
         if calm {
             life.fate.calm();
         }
-        life.worker.step().map(drop)
+        life.step(&surroundings.shared)
     }
 
     /// The tasks that its workers have.

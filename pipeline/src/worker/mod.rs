@@ -221,7 +221,8 @@ impl Worker {
     }
 
     fn wait_time(&self) -> Duration {
-        if self.tasks.iter().any(Task::is_dirty) {
+        // The next commit cannot begin before the one under way is done, whose end is waited for.
+        if !self.committer.is_under_way() && self.tasks.iter().any(Task::is_dirty) {
             let since = self.options.clock.since(self.last_commit);
             self.options.commit.interval.saturating_sub(since).min(WAIT_MAX)
         } else {
