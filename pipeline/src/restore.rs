@@ -139,7 +139,8 @@ impl Restore<'_> {
     }
 
     fn open_files(&self, path: &Path, stop: &AtomicBool) -> Result<Arc<Files>, StoreError> {
-        let until = Instant::now() + IN_USE_MAX;
+        // Where there is one thread, nobody closes them meanwhile.
+        let until = Instant::now() + if self.threads { IN_USE_MAX } else { Duration::ZERO };
         loop {
             match Files::open(path, self.budget, self.clock) {
                 Err(StoreError::InUse { .. }) if Instant::now() < until && !stop.load(Ordering::Relaxed) => {

@@ -103,6 +103,8 @@ impl Files {
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
+        // A task's list of files is small, and each opening begins a new one.
+        options.set_manifest_preallocation_size(64 << 10);
         options.set_level_zero_slowdown_writes_trigger(LEVEL0_FILES.0);
         options.set_level_zero_stop_writes_trigger(LEVEL0_FILES.1);
         options.set_block_based_table_factory(&block_options(&budget.cache));
