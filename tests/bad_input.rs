@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
-use engram_pipeline::log::{Cleanup, Log, NewRecord, ProducerOptions, TopicSpec};
+use engram_pipeline::log::{Cleanup, Log, NewRecord, TopicSpec};
 use engram_pipeline::registry::LogRegistry;
-use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
 use engram_schemas::activity::{Interaction, TaskClock, WindowCount, WindowDelta};
 use engram_schemas::codec::{Encoder, json_to_avro};
 use engram_schemas::registry::Registry;
@@ -18,6 +17,7 @@ use engram_schemas::{Event as _, SchemaId, wire};
 use serde_json::json;
 use support::engram::Engram;
 use support::kafka::Kafka;
+use support::log;
 
 const TOPIC: &str = "activity.events";
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -85,20 +85,13 @@ fn bad_records(registry: &dyn Registry) -> Vec<Bad> {
 /// Writes a good record before, between and after the bad ones, all to one partition. Returns how many.
 fn write(log: &Arc<dyn Log>) -> (Vec<Bad>, usize) {
     let registry: Arc<dyn Registry> = Arc::new(LogRegistry::new(Arc::clone(log)));
-    let topic = TopicSpec {
-        name: TOPIC.to_owned(),
-        partitions: 2,
-        cleanup: Cleanup::Keep,
-        max_message_bytes: TOPIC_MESSAGE_BYTES_MAX,
-    };
-    log.create_topics(&[topic]).expect("created");
+    log::create_topic(&**log, TOPIC, 2);
     let bad = bad_records(&*registry);
     let encoder = Encoder::<Interaction>::register(&*registry, TOPIC).expect("registered");
-    let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
-    let mut producer = log.producer(&options).expect("a producer");
+    let mut producer = log::producer(&**log);
     let mut write = |key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]| {
         let record = NewRecord { topic: TOPIC, partition: 1, timestamp_ms: Some(NOW_MS), key, value, headers };
-        producer.write(&record, false).expect("written");
+        log::write(&mut *producer, &record);
     };
     let mut value = Vec::new();
     for number in 0..=bad.len() {
@@ -149,8 +142,7 @@ fn a_record_too_large_for_a_letter_is_named_by_its_place() {
     let topic =
         TopicSpec { name: TOPIC.to_owned(), partitions: 1, cleanup: Cleanup::Keep, max_message_bytes: 24 << 20 };
     log.create_topics(&[topic]).expect("created");
-    let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
-    let mut producer = log.producer(&options).expect("a producer");
+    let mut producer = log::producer(&*log);
     let (key, value) = (vec![b'k'; 12 << 20], vec![b'v'; 11 << 20]);
     let record = NewRecord {
         topic: TOPIC,
@@ -201,12 +193,11 @@ fn what_no_task_would_send_is_a_dead_letter() {
     }
     let clock = TaskClock { source: String::new(), task: 99, stream_time: None, users: None };
     clocks.encode(&clock, &mut values[3]).expect("encoded");
-    let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
-    let mut producer = log.producer(&options).expect("a producer");
+    let mut producer = log::producer(&*log);
     for value in &values {
         let (topic, timestamp_ms, key) = (repartition, Some(NOW_MS), Some(&b"target:a.md"[..]));
         let record = NewRecord { topic, partition: 0, timestamp_ms, key, value: Some(value), headers: &[] };
-        producer.write(&record, false).expect("written");
+        log::write(&mut *producer, &record);
     }
     producer.flush().expect("flushed");
     drop((producer, registry, log));

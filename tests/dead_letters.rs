@@ -8,26 +8,19 @@ use std::time::Duration;
 
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
-use engram_pipeline::log::{Cleanup, Log, NewRecord, ProducerOptions, TopicSpec};
-use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
+use engram_pipeline::log::{Log, NewRecord};
 use serde_json::{Value, json};
 use support::engram::{Engram, failure};
 use support::kafka::Kafka;
+use support::log;
 
 const TOPIC: &str = "activity.events";
 const GOOD: &str = r#"{"id":"7","time":"2026-01-01T09:00:00Z","user":"ada","type":"edit","target":"notes.md"}"#;
 
 /// Three records that nobody can decode, the first with a header whose value is null, and one too large for a letter.
 fn write(log: &dyn Log) {
-    let topic = TopicSpec {
-        name: TOPIC.to_owned(),
-        partitions: 2,
-        cleanup: Cleanup::Keep,
-        max_message_bytes: TOPIC_MESSAGE_BYTES_MAX,
-    };
-    log.create_topics(&[topic]).expect("created");
-    let options = ProducerOptions { client_id: "test".to_owned(), transactional_id: None };
-    let mut producer = log.producer(&options).expect("a producer");
+    log::create_topic(log, TOPIC, 2);
+    let mut producer = log::producer(log);
     let large = vec![b'k'; 12 << 20];
     for (key, value) in [
         (Some(b"ada".as_slice()), Some(b"{\"user\":\"ada\"}".as_slice())),
@@ -37,7 +30,7 @@ fn write(log: &dyn Log) {
     ] {
         let headers: &[(&str, Option<&[u8]>)] = &[("origin", Some(b"test")), ("nothing", None)];
         let record = NewRecord { topic: TOPIC, partition: 1, timestamp_ms: None, key, value, headers };
-        producer.write(&record, false).expect("written");
+        log::write(&mut *producer, &record);
     }
     producer.flush().expect("flushed");
 }

@@ -50,18 +50,20 @@ impl Op {
     }
 }
 
+/// A look through a store: the first so many entries, `from <= key < to`.
+pub struct Scan<'a> {
+    store: usize,
+    from: &'a [u8],
+    to: &'a [u8],
+    order: Order,
+    entries_max: usize,
+}
+
 /// What the logic works on.
 pub trait State {
     fn get(&mut self, store: usize, key: &[u8]) -> Result<Option<Vec<u8>>, ProcessError>;
     fn set(&mut self, store: usize, key: &[u8], value: Option<&[u8]>) -> Result<(), ProcessError>;
-    fn scan(
-        &mut self,
-        store: usize,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        entries_max: usize,
-    ) -> Result<Vec<u8>, ProcessError>;
+    fn scan(&mut self, scan: &Scan<'_>) -> Result<Vec<u8>, ProcessError>;
     fn wall_clock_ms(&mut self) -> Result<i64, ProcessError>;
 }
 
@@ -102,8 +104,10 @@ pub fn apply(
             state.set(ENTRIES, key, None)?;
         }
         Op::Scan(order) => {
-            answer.extend(state.scan(ENTRIES, key, &[0xff; 8], order, 5)?);
-            answer.extend(state.scan(BY_COUNT, &by_count(count), &[0xff; 17], order, 3)?);
+            let entries = Scan { store: ENTRIES, from: key, to: &[0xff; 8], order, entries_max: 5 };
+            answer.extend(state.scan(&entries)?);
+            let by_count = Scan { store: BY_COUNT, from: &by_count(count), to: &[0xff; 17], order, entries_max: 3 };
+            answer.extend(state.scan(&by_count)?);
         }
     }
     Ok(answer)
@@ -167,20 +171,13 @@ impl State for InStores<'_, '_> {
         }
     }
 
-    fn scan(
-        &mut self,
-        store: usize,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        entries_max: usize,
-    ) -> Result<Vec<u8>, ProcessError> {
+    fn scan(&mut self, scan: &Scan<'_>) -> Result<Vec<u8>, ProcessError> {
         let (mut found, mut entries) = (Vec::new(), 0);
-        self.0.store(store).range(from, to, order, |key, value| {
+        self.0.store(scan.store).range(scan.from, scan.to, scan.order, |key, value| {
             found.extend_from_slice(key);
             found.extend_from_slice(value);
             entries += 1;
-            entries < entries_max
+            entries < scan.entries_max
         })?;
         Ok(found)
     }
@@ -217,21 +214,14 @@ impl State for InMaps {
         Ok(())
     }
 
-    fn scan(
-        &mut self,
-        store: usize,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        entries_max: usize,
-    ) -> Result<Vec<u8>, ProcessError> {
-        if from >= to {
+    fn scan(&mut self, scan: &Scan<'_>) -> Result<Vec<u8>, ProcessError> {
+        if scan.from >= scan.to {
             return Ok(Vec::new());
         }
-        let inside = self.stores[store].range(from.to_vec()..to.to_vec());
-        let entries: Vec<_> = match order {
-            Order::Ascending => inside.take(entries_max).collect(),
-            Order::Descending => inside.rev().take(entries_max).collect(),
+        let inside = self.stores[scan.store].range(scan.from.to_vec()..scan.to.to_vec());
+        let entries: Vec<_> = match scan.order {
+            Order::Ascending => inside.take(scan.entries_max).collect(),
+            Order::Descending => inside.rev().take(scan.entries_max).collect(),
         };
         Ok(entries.into_iter().flat_map(|(key, value)| [key.as_slice(), value.as_slice()].concat()).collect())
     }

@@ -142,7 +142,7 @@ fn measure(bed: &Bed, args: &Bench, load: &Load, folder: &Path) -> anyhow::Resul
     let transactions = load::transactions(bed, &bed.create("transactions")?)?;
     figures.push(transactions.figure("a transaction of a record a partition, the log alone"));
 
-    let measured_on = |input: &str, kind, guarantee, name: &str| -> anyhow::Result<Measured> {
+    let measured = |input: &str, kind, guarantee, name: &str| -> anyhow::Result<Measured> {
         let measured = Runtime { bed, input, records: args.records, folder, kind, guarantee, workers: 1 }.run(name)?;
         crate::output::say(format_args!(
             "engram: {name}: {:.0} records/s, {:.0} records/CPU-s",
@@ -151,13 +151,12 @@ fn measure(bed: &Bed, args: &Bench, load: &Load, folder: &Path) -> anyhow::Resul
         ));
         Ok(measured)
     };
-    let measured = |kind, guarantee, name: &str| measured_on(&input, kind, guarantee, name);
     // In turn, and the middle one of each: what exactly-once costs is less than what the machine varies by.
     let pair = |kind, name: &str| -> anyhow::Result<[Measured; 2]> {
         let (mut once, mut least) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
-            once.push(measured(kind, Guarantee::ExactlyOnce, &format!("{name}-once-{round}"))?);
-            least.push(measured(kind, Guarantee::AtLeastOnce, &format!("{name}-least-{round}"))?);
+            once.push(measured(&input, kind, Guarantee::ExactlyOnce, &format!("{name}-once-{round}"))?);
+            least.push(measured(&input, kind, Guarantee::AtLeastOnce, &format!("{name}-least-{round}"))?);
         }
         Ok([once, least].map(services::median))
     };
@@ -175,10 +174,10 @@ fn measure(bed: &Bed, args: &Bench, load: &Load, folder: &Path) -> anyhow::Resul
     let few_input = bed.create("few")?;
     load::produce(bed, &few_input, &few)?;
     let rounds = (0..ROUNDS)
-        .map(|round| measured_on(&few_input, Kind::Counting, Guarantee::ExactlyOnce, &format!("few-once-{round}")));
+        .map(|round| measured(&few_input, Kind::Counting, Guarantee::ExactlyOnce, &format!("few-once-{round}")));
     let median = services::median(rounds.collect::<anyhow::Result<_>>()?);
     figures.push(median.rate.figure(&format!("windowed counting of {} keys, exactly once", few.keys)).beside(&copy));
-    let all = measured(Kind::Activity, Guarantee::ExactlyOnce, "activity")?;
+    let all = measured(&input, Kind::Activity, Guarantee::ExactlyOnce, "activity")?;
     figures.push(all.rate.figure("activity (all dimensions, sessions), exactly once").beside(&copy));
 
     figures.extend(services::restore(bed, &counting, folder)?);

@@ -5,6 +5,7 @@ pub mod activity;
 pub mod engram;
 pub mod git_sample;
 pub mod kafka;
+pub mod log;
 pub mod s3;
 
 use std::thread;
