@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::values::{Place, Start};
+use crate::values::{Place, Start, When};
 
 /// Event-sourced streaming for applications in which people edit documents and a knowledge graph together.
 #[derive(Debug, Parser)]
@@ -181,6 +181,8 @@ pub enum State {
         key: String,
         #[command(flatten)]
         stale: Stale,
+        #[command(flatten)]
+        at: At,
     },
     /// The entries in key order
     Range {
@@ -193,7 +195,17 @@ pub enum State {
         limit: usize,
         #[command(flatten)]
         stale: Stale,
+        #[command(flatten)]
+        at: At,
     },
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct At {
+    /// As it was: TIME (what was committed by then), or PARTITION:OFFSET or TOPIC/PARTITION/OFFSET (right after that input
+    /// record)
+    #[arg(long, value_name = "WHEN", conflicts_with = "stale")]
+    pub at: Option<When>,
 }
 
 #[derive(Debug, Clone, Copy, Args)]

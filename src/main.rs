@@ -7,6 +7,7 @@ mod config;
 mod data_dir;
 mod events;
 mod output;
+mod past;
 mod queries;
 mod reading;
 mod telemetry;

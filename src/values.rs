@@ -60,6 +60,42 @@ impl fmt::Display for Place {
     }
 }
 
+/// A moment of a service's past: TIME is what was committed by then, PARTITION:OFFSET right after that record of the service's
+/// first input was taken, TOPIC/PARTITION/OFFSET right after that of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum When {
+    /// Milliseconds since the epoch, UTC.
+    Time(i64),
+    Record {
+        /// `None`: the service's first input.
+        topic: Option<String>,
+        place: Place,
+    },
+}
+
+impl FromStr for When {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let record = |topic: Option<&str>, place: &str| {
+            let place = Place::from_str(place).ok()?;
+            Some(Self::Record { topic: topic.map(str::to_owned), place })
+        };
+        let named = || {
+            let (rest, offset) = text.rsplit_once('/')?;
+            let (topic, partition) = rest.rsplit_once('/')?;
+            record(Some(topic).filter(|topic| !topic.is_empty()), &format!("{partition}:{offset}"))
+        };
+        if let Some(found) = record(None, text).or_else(named) {
+            return Ok(found);
+        }
+        Timestamp::from_str(text).map(|time| Self::Time(time.as_millisecond())).map_err(|_| {
+            "expected a time such as 2026-01-31T12:00:00Z, PARTITION:OFFSET or TOPIC/PARTITION/OFFSET of an input"
+                .to_owned()
+        })
+    }
+}
+
 /// A duration in ms: a number and `ms`, `s`, `m`, `h` or `d`.
 pub fn duration_ms(text: &str) -> Result<i64, String> {
     let wrong = || format!("{text:?} is not a duration such as 500ms, 30s, 1m, 12h or 7d");
@@ -100,6 +136,20 @@ mod tests {
         assert_eq!("3:17".parse::<Place>().map(|place| place.to_string()), Ok("3:17".to_owned()));
         for wrong in ["", "3", "3:", ":17", "3:x", "-1:0", "0:-1", "99999999999:1", "3:17:1"] {
             assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn moments_are_times_or_records() {
+        let record = |topic: Option<&str>| When::Record {
+            topic: topic.map(str::to_owned),
+            place: Place { partition: 3, offset: 17 },
+        };
+        assert_eq!("3:17".parse(), Ok(record(None)));
+        assert_eq!("activity.events/3/17".parse(), Ok(record(Some("activity.events"))));
+        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(When::Time(1_000)));
+        for wrong in ["", "17", "/3/17", "a/3", "a/x/17", "now", "3:-1"] {
+            assert!(wrong.parse::<When>().is_err(), "{wrong}");
         }
     }
 

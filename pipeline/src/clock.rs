@@ -74,6 +74,10 @@ impl ManualClock {
         Self { now_ms: Arc::new(AtomicI64::new(now_ms)) }
     }
 
+    pub fn set(&self, now_ms: i64) {
+        self.now_ms.store(now_ms, Ordering::Relaxed);
+    }
+
     pub fn advance(&self, duration: Duration) {
         self.now_ms.fetch_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2), Ordering::Relaxed);
     }

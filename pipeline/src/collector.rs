@@ -1,6 +1,7 @@
 //! A task's outputs on their way to the log: written into the worker's outbox as they are emitted, counted and digested for
 //! the manifest.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -24,12 +25,25 @@ pub struct Collector {
     written: i64,
     bytes: usize,
     wall_clock: Vec<i64>,
+    /// In a replay: what the clock is still to tell.
+    recorded: Option<VecDeque<i64>>,
+    /// In a replay: how often it was asked for more.
+    unrecorded: usize,
     stream_time: i64,
     seed: i64,
     /// Random numbers told.
     randoms: u64,
     id: String,
     causation: String,
+}
+
+/// How a replay has asked the clock, beside how the commit did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockUse {
+    /// Times that it was asked more often.
+    pub unrecorded: usize,
+    /// Times that it was asked less often, so far.
+    pub left: usize,
 }
 
 /// What a commit says about the outputs.
@@ -55,6 +69,8 @@ impl Collector {
             written: 0,
             bytes: 0,
             wall_clock: Vec::new(),
+            recorded: None,
+            unrecorded: 0,
             stream_time: i64::MIN,
             seed: 0,
             randoms: 0,
@@ -138,9 +154,26 @@ impl Collector {
     }
 
     pub fn wall_clock_ms(&mut self) -> i64 {
-        let now = self.clock.now_ms();
+        let now = match &mut self.recorded {
+            None => self.clock.now_ms(),
+            Some(recorded) => recorded.pop_front().unwrap_or_else(|| {
+                self.unrecorded += 1;
+                self.wall_clock.last().copied().unwrap_or_default()
+            }),
+        };
         self.wall_clock.push(now);
         now
+    }
+
+    /// From now on the clock tells these, as it did when they were recorded.
+    pub fn recorded_clock(&mut self, readings: &[i64]) {
+        self.recorded = Some(readings.iter().copied().collect());
+        self.unrecorded = 0;
+    }
+
+    /// How the clock was asked since `recorded_clock`.
+    pub fn clock_use(&self) -> ClockUse {
+        ClockUse { unrecorded: self.unrecorded, left: self.recorded.as_ref().map_or(0, VecDeque::len) }
     }
 
     /// The next number of the commit's sequence, which the seed in its manifest gives again: the xxh3 of its index.

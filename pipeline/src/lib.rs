@@ -6,6 +6,7 @@ pub mod log;
 pub mod clock;
 pub mod directory;
 pub mod registry;
+pub mod replay;
 pub mod service;
 pub mod snapshot;
 

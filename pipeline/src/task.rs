@@ -15,7 +15,7 @@ use engram_schemas::registry::Registry;
 
 use crate::changelog;
 use crate::clock::Clock;
-use crate::collector::Collector;
+use crate::collector::{ClockUse, Collector};
 use crate::committer::PreparedTask;
 use crate::dead_letter::DeadLetters;
 use crate::disposal::{self, Arrival, Disposal, Fault};
@@ -27,7 +27,7 @@ use crate::processor::{Input, ProcessError, Processor, Service, TaskSetup, Works
 use crate::queue::RecordQueue;
 use crate::retry::{self, Retries};
 use crate::store::{Changes, Files, Store, StoreError, prefix};
-use crate::timers::{self, TimerClock, Timers};
+use crate::timers::{self, FIRED_MAX, Fire, TimerClock, Timers};
 
 /// What a task is opened with.
 pub struct TaskOptions<'a> {
@@ -138,12 +138,18 @@ impl Task {
     ///
     /// Errors: `Poisoned` when the record has left the task half changed.
     pub fn process_next(&mut self, poison: &mut Poison) -> Result<bool, ProcessError> {
-        if self.fire(TimerClock::StreamTime, self.workspace.timers.stream_time())? > 0 {
+        if self.fire(TimerClock::StreamTime, self.workspace.timers.stream_time(), FIRED_MAX)? > 0 {
             return Ok(true);
         }
         let Some(source) = self.next_queue() else { return Ok(false) };
+        self.process_head(source, poison)?;
+        Ok(true)
+    }
+
+    /// Processes the record at the head of an input's queue.
+    pub(crate) fn process_head(&mut self, source: usize, poison: &mut Poison) -> Result<(), ProcessError> {
         let queue = &self.queues[source];
-        let head = queue.head().expect("next_queue found a record");
+        let head = queue.head().expect("there is a record");
         let retried = self.retry_input == Some(source);
         let origin = retried.then(|| self.disposal.retries.origin(head.offset, || queue.head_headers())).flatten();
         let arrival = match &origin {
@@ -187,19 +193,20 @@ impl Task {
         poison.taken(&queue.partition, head.offset);
         self.taken.take(source);
         self.queues[source].pop();
-        Ok(true)
+        Ok(())
     }
 
     /// Fires timers that are due at `now_ms` by the wall clock. Returns how many.
     pub fn fire_wall_clock(&mut self, now_ms: i64) -> Result<usize, ProcessError> {
-        self.fire(TimerClock::WallClock, now_ms)
+        self.fire(TimerClock::WallClock, now_ms, FIRED_MAX)
     }
 
-    fn fire(&mut self, clock: TimerClock, now_ms: i64) -> Result<usize, ProcessError> {
+    /// Fires at most `most` of the timers that are due at `now_ms`. Returns how many.
+    pub(crate) fn fire(&mut self, clock: TimerClock, now_ms: i64, most: usize) -> Result<usize, ProcessError> {
         let mut context = self.workspace.context();
         let records = self.taken.records();
         disposal::in_timer(self.service.name, || {
-            timers::fire(&mut *self.processor, &mut context, clock, now_ms, records)
+            timers::fire(&mut *self.processor, &mut context, Fire { clock, now: now_ms, most }, records)
         })
     }
 
@@ -221,6 +228,21 @@ impl Task {
     /// A store as it is now, with what is not committed.
     pub fn store(&mut self, index: usize) -> &mut Store {
         &mut self.workspace.stores[index]
+    }
+
+    /// Event time so far; `i64::MIN` before the first.
+    pub(crate) fn stream_time(&self) -> i64 {
+        self.workspace.timers.stream_time()
+    }
+
+    /// For a replay: what the processor's clock is to tell until the commit.
+    pub(crate) fn recorded_clock(&mut self, readings: &[i64]) {
+        self.workspace.collector.recorded_clock(readings);
+    }
+
+    /// How the processor has asked its clock in a replay.
+    pub(crate) fn clock_use(&self) -> ClockUse {
+        self.workspace.collector.clock_use()
     }
 
     /// Bytes emitted since the last commit.

@@ -22,7 +22,7 @@ use crate::store::{Due, Store, StoreError, StoreSpec, TimedStore};
 pub const STORE: &str = "timers";
 
 /// Timers fired at once: commits, and for those of the wall clock other records, come between.
-const FIRED_MAX: usize = 1_000;
+pub(crate) const FIRED_MAX: usize = 1_000;
 
 /// What a timer goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,11 +144,14 @@ impl Timers {
         Ok(taken.pop().map(|Due { due, key: (kind, key), .. }| Timer { clock, due_ms: due, kind, key }))
     }
 
-    /// A replay has to be told of those by the wall clock, one by one; of the others a commit keeps the count.
+    /// A replay has to be told of those by the wall clock, one by one; of the others only how many came before, between and
+    /// after these.
     fn note(&mut self, firing: Firing) {
-        match self.fired.iter_mut().find(|known| !known.wall_clock && !firing.wall_clock) {
-            Some(known) => *known = Firing { count: known.count + firing.count, ..firing },
-            None => self.fired.push(firing),
+        match self.fired.last_mut() {
+            Some(known) if !known.wall_clock && !firing.wall_clock => {
+                *known = Firing { count: known.count + firing.count, ..firing };
+            }
+            _ => self.fired.push(firing),
         }
     }
 
@@ -168,17 +171,23 @@ impl Timers {
     }
 }
 
-/// Fires the timers that are due at `now` by their clock, at most `FIRED_MAX`; returns how many. `taken` is the number of
-/// records that the commit has taken until now.
+/// Which timers are to fire: at most so many of those that are due at `now` by their clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fire {
+    pub clock: TimerClock,
+    pub now: i64,
+    pub most: usize,
+}
+
+/// Fires timers; returns how many. `taken` is the number of records that the commit has taken until now.
 pub(crate) fn fire(
     processor: &mut dyn Processor,
     context: &mut Context<'_>,
-    clock: TimerClock,
-    now: i64,
+    Fire { clock, now, most }: Fire,
     taken: i64,
 ) -> Result<usize, ProcessError> {
     let mut count = 0;
-    while count < FIRED_MAX {
+    while count < most {
         let Some(timer) = context.timers.take_due(context.stores, clock, now)? else { break };
         count += 1;
         match processor.on_timer(&timer, context) {

@@ -8,8 +8,11 @@ use std::time::Duration;
 use engram_pipeline::clock::ManualClock;
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::{Log, NewRecord, Producer, ProducerOptions, TopicPartition};
+use engram_pipeline::replay::{Moment, Past, ReplayError, RerunOptions};
 use engram_pipeline::service::prepare_topics;
+use engram_pipeline::store::Budget;
 use engram_pipeline::task::Task;
+use engram_pipeline::worker;
 use engram_schemas::registry::memory::MemoryRegistry;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -275,7 +278,25 @@ impl World {
             totals.records += task.records;
             totals.commits += task.commits;
             totals.rejected += task.rejected;
+            self.replay(partition).map_err(|error| format!("replay of task {partition}: {}", worker::chain(&error)))?;
         }
         Ok(totals)
+    }
+
+    /// Makes all that a task did again, and compares it with its manifests.
+    fn replay(&self, partition: i32) -> Result<(), ReplayError> {
+        let Surroundings { log, registry, service, .. } = &self.surroundings;
+        let budget = Budget::new(1 << 20);
+        let rerun = RerunOptions {
+            service,
+            log: &**log,
+            registry,
+            budget: &budget,
+            partitions: self.partitions,
+            dead_letter_partitions: self.partitions,
+        };
+        let past = Past { rerun, snapshots: None, task: partition };
+        let folder = self.folder.join(format!("replay-{partition}"));
+        past.at(&Moment::Time(i64::MAX), &folder).map(drop)
     }
 }

@@ -8,20 +8,26 @@ use anyhow::Context as _;
 use engram_connectors::http::StoreQuery;
 use engram_pipeline::clock::Clock;
 use engram_pipeline::log::TopicPartition;
-use engram_pipeline::store::{self, Query};
+use engram_pipeline::store::{self, Order, Query, StoreSpec};
 use engram_pipeline::{changelog, directory};
 use serde_json::{Value, json};
 
 use crate::cli::{Global, Stale, State};
 use crate::output;
+use crate::past::PastService;
 use crate::queries::{self, Wanted};
+use crate::values::When;
 use crate::wire::{self, Access, Connection};
+
+/// Behind all keys: none begins with so many of it.
+const END: [u8; 64] = [0xff; 64];
 
 pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
     match command {
         State::List { service } => list(global, service.as_deref()),
-        State::Get { service, store, key, stale } => {
-            let mut found = entries(global, service, store, Some(key), usize::MAX, *stale)?;
+        State::Get { service, store, key, stale, at } => {
+            let wanted = Question { service, store, key: Some(key), limit: usize::MAX };
+            let mut found = entries(global, &wanted, *stale, at.at.as_ref())?;
             // The key as `range` shows it names one entry; a part of it may name several.
             let exact: Option<Value> = serde_json::from_str(key).ok();
             if let Some(at) = found.iter().position(|(entry_key, _)| Some(entry_key) == exact.as_ref()) {
@@ -37,8 +43,9 @@ pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
                 ),
             }
         }
-        State::Range { service, store, key, limit, stale } => {
-            let found = entries(global, service, store, key.as_deref(), *limit, *stale)?;
+        State::Range { service, store, key, limit, stale, at } => {
+            let wanted = Question { service, store, key: key.as_deref(), limit: *limit };
+            let found = entries(global, &wanted, *stale, at.at.as_ref())?;
             print(global, &found)
         }
     }
@@ -65,16 +72,21 @@ fn list(global: &Global, service: Option<&str>) -> anyhow::Result<()> {
 
 type Entry = (Value, Value);
 
-fn entries(
-    global: &Global,
-    service: &str,
-    name: &str,
-    key: Option<&str>,
+/// What is asked of a store.
+struct Question<'a> {
+    service: &'a str,
+    store: &'a str,
+    key: Option<&'a str>,
     limit: usize,
-    stale: Stale,
-) -> anyhow::Result<Vec<Entry>> {
+}
+
+fn entries(global: &Global, question: &Question<'_>, stale: Stale, at: Option<&When>) -> anyhow::Result<Vec<Entry>> {
+    let &Question { service, store: name, key, limit } = question;
     let (index, store) = queries::find_store(service, name)?;
     let connection = Connection::open(global, Access::Read)?;
+    if let Some(when) = at {
+        return past_entries(&connection, question, (index, &store), when);
+    }
     let partitions = queries::partitions(&connection.log.topics()?, service);
     anyhow::ensure!(partitions > 0, "service {service} has not run on this log yet: start it with 'engram up'");
     let wanted = Wanted::new(&store, key, partitions);
@@ -106,6 +118,43 @@ fn entries(
         })?;
     }
     found.truncate(limit);
+    Ok(found)
+}
+
+/// As they were: the tasks are brought back to that moment.
+fn past_entries(
+    connection: &Connection,
+    question: &Question<'_>,
+    (index, store): (usize, &StoreSpec),
+    when: &When,
+) -> anyhow::Result<Vec<Entry>> {
+    let service = PastService::open(connection, question.service)?;
+    let wanted = Wanted::new(store, question.key, service.partitions);
+    let tasks = service.tasks(when)?;
+    if let [task] = tasks.clone().collect::<Vec<_>>()[..] {
+        anyhow::ensure!(
+            wanted.partitions.contains(&task),
+            "this key is in task {}: give a moment of that partition, or a time",
+            wanted.partitions.start
+        );
+    }
+    let mut found = Vec::new();
+    for task in tasks.filter(|task| wanted.partitions.contains(task)) {
+        let mut past = service.at(task, when)?;
+        let stored = past.rerun.store(index);
+        if let Some(at) = &wanted.key {
+            found.extend(stored.get(at)?.map(|value| (store.describe)(at, value)));
+            continue;
+        }
+        stored.range(&[], &END, Order::Ascending, |key_found, value| {
+            let entry = (store.describe)(key_found, value);
+            if question.key.is_none_or(|wanted| queries::matches(&entry.0, wanted)) {
+                found.push(entry);
+            }
+            found.len() < question.limit
+        })?;
+    }
+    found.truncate(question.limit);
     Ok(found)
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::descriptor::hex;
 use super::take::{Scratch, last_commit};
+use super::task::sequence;
 use super::{Descriptor, SnapshotError, SnapshotFile, Snapshots};
 use crate::changelog::is_too_old;
 use crate::progress::Progress;
@@ -70,9 +71,7 @@ impl Snapshots {
         let scratch = Scratch::new(self.folder.join(format!("restoring-{partition}")))?;
         let folder = &scratch.0;
         std::fs::create_dir_all(folder).map_err(SnapshotError::disk(format!("create {}", folder.display())))?;
-        progress.snapshot(descriptor.bytes());
-        self.download(partition, &descriptor.files, folder, progress, stop)?;
-        check_store(&descriptor, folder)?;
+        self.fetch(&descriptor, folder, progress, stop)?;
         let path = self.folder.join(partition.to_string());
         let publish = || {
             // Empty, or it is somebody's: then this fails, and so does the rename.
@@ -87,6 +86,58 @@ impl Snapshots {
         Ok(Some(descriptor))
     }
 
+    /// Fills `folder` with the files of the newest usable snapshot of a commit up to `sequence_max`, and returns what it is.
+    /// For a replay: neither the changelog that follows nor the task's own folder has a part in it.
+    pub fn copy_to(
+        &self,
+        partition: i32,
+        sequence_max: i64,
+        folder: &Path,
+    ) -> Result<Option<Descriptor>, SnapshotError> {
+        let keys = self.of(partition).newest_first()?;
+        for key in keys.iter().filter(|key| sequence(key).is_some_and(|sequence| sequence <= sequence_max)) {
+            let copied = || -> Result<Option<Descriptor>, SnapshotError> {
+                let Some(descriptor) = self.of(partition).read(key)? else { return Ok(None) };
+                self.check_stores(&descriptor)?;
+                std::fs::create_dir_all(folder).map_err(SnapshotError::disk(format!("create {}", folder.display())))?;
+                self.fetch(&descriptor, folder, &Progress::new("replay", partition), &AtomicBool::new(false))?;
+                Ok(Some(descriptor))
+            };
+            match copied() {
+                Ok(Some(descriptor)) => return Ok(Some(descriptor)),
+                Ok(None) => {}
+                Err(error @ SnapshotError::ObjectStore { .. }) if !is_not_found(&error) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(snapshot = key, error = %chain(&error), "snapshot not used; trying the one before it");
+                }
+            }
+            let clear = || std::fs::remove_dir_all(folder);
+            clear().map_err(SnapshotError::disk(format!("empty {}", folder.display())))?;
+        }
+        Ok(None)
+    }
+
+    /// Fills `folder` with the snapshot's files, and checks them.
+    fn fetch(
+        &self,
+        descriptor: &Descriptor,
+        folder: &Path,
+        progress: &Progress,
+        stop: &AtomicBool,
+    ) -> Result<(), SnapshotError> {
+        progress.snapshot(descriptor.bytes());
+        self.download(descriptor.partition, &descriptor.files, folder, progress, stop)?;
+        check_store(descriptor, folder)
+    }
+
+    fn check_stores(&self, descriptor: &Descriptor) -> Result<(), SnapshotError> {
+        if descriptor.stores == self.stores {
+            return Ok(());
+        }
+        let reason = format!("it has the stores {:?}, the service has {:?}", descriptor.stores, self.stores);
+        Err(SnapshotError::Unusable { what: format!("snapshot {}", descriptor.key()), reason })
+    }
+
     fn check_usable(&self, descriptor: &Descriptor, changelog_end: i64) -> Result<(), SnapshotError> {
         let reason = if descriptor.changelog_position > changelog_end {
             format!(
@@ -95,10 +146,8 @@ impl Snapshots {
             )
         } else if is_too_old(&self.clock, descriptor.written_ms) {
             "it is so old that what was deleted since may no longer be told by the changelog".to_owned()
-        } else if descriptor.stores != self.stores {
-            format!("it has the stores {:?}, the service has {:?}", descriptor.stores, self.stores)
         } else {
-            return Ok(());
+            return self.check_stores(descriptor);
         };
         Err(SnapshotError::Unusable { what: format!("snapshot {}", descriptor.key()), reason })
     }

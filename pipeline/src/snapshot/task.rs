@@ -40,6 +40,11 @@ impl<'a> TaskSnapshots<'a> {
         Ok(keys)
     }
 
+    /// The commits that they are of, newest first.
+    pub fn sequences(&self) -> Result<Vec<i64>, SnapshotError> {
+        Ok(self.newest_first()?.iter().filter_map(|key| sequence(key)).collect())
+    }
+
     pub(super) fn files(&self) -> Result<Vec<Object>, SnapshotError> {
         self.objects.list(&self.file_key(""))
     }
@@ -57,4 +62,9 @@ impl<'a> TaskSnapshots<'a> {
         }
         Ok(Some(found))
     }
+}
+
+/// The commit of which the descriptor with this key is.
+pub(super) fn sequence(key: &str) -> Option<i64> {
+    key.split('-').next()?.parse().ok()
 }

@@ -66,6 +66,7 @@ pub const CASES: &[Case] = cases![
     reading::the_end_lies_past_what_is_never_delivered,
     reading::reading_begins_at_the_position,
     reading::an_assignment_replaces_the_one_before,
+    reading::a_reader_goes_back_and_forth,
     reading::an_offset_is_found_by_its_time,
     records::flush_tells_the_ends_of_tracked_partitions,
     records::keys_and_values_may_be_null_or_empty,

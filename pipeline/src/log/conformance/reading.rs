@@ -1,5 +1,7 @@
 //! Consumers: positions, batches, the reported end; and offsets found by time.
 
+use std::time::Duration;
+
 use super::fixture::{Fixture, SOME_TIME_MS, commit, flush, record, texts, until, write};
 use crate::log::{NewRecord, TopicPartition};
 
@@ -107,6 +109,22 @@ pub fn an_assignment_replaces_the_one_before(fixture: &Fixture<'_>) {
     reader.assign(&[(second.clone(), 99)]);
     reader.read_to(0, 100);
     assert_eq!(texts(&reader.records[0]), ["1-99"]);
+}
+
+/// As a binary search reads.
+pub fn a_reader_goes_back_and_forth(fixture: &Fixture<'_>) {
+    let partition = filled(fixture, 1, 1_000).remove(0);
+    let mut reader = fixture.log.reader().expect("a reader can be made");
+    for step in 0..40 {
+        let position = step * 379 % 1_000;
+        reader.assign(&[(partition.clone(), position)]).expect("a reader can be set to a position");
+        let first = until("the record comes", || {
+            reader.wait(Duration::from_millis(5)).expect("a reader can wait");
+            let batch = reader.fetch(0, 10).expect("a reader can fetch").records?;
+            Some(batch.record(0).offset)
+        });
+        assert_eq!(first, position);
+    }
 }
 
 pub fn an_offset_is_found_by_its_time(fixture: &Fixture<'_>) {

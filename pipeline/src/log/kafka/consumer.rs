@@ -194,7 +194,11 @@ impl KafkaConsumer {
 
 impl Consumer for KafkaConsumer {
     fn assign(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
-        if self.is_incremental() {
+        // SUBTLE: a reader goes back and forth fast. Assigned anew, librdkafka may still hand out a record of the assignment
+        // before, by the main queue, as the partition's own is gone by then.
+        let holds = |partition: &TopicPartition| self.queues.iter().any(|held| held.partition == *partition);
+        let same = positions.len() == self.queues.len() && positions.iter().all(|(partition, _)| holds(partition));
+        if self.is_incremental() || (self.member.is_none() && same) {
             return self.seek(positions);
         }
         self.queues.clear();

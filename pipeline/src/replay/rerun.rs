@@ -1,0 +1,344 @@
+//! Running a task again: the records that a commit took, in the order in which it took them, with the clock and the timers
+//! that its manifest tells of.
+//!
+//! ```text
+//! base (a snapshot's files, or nothing) -> Rerun::open -> commit, commit, ... -> up_to a record in the middle of one
+//! ```
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engram_schemas::manifest::{Firing, Manifest};
+use engram_schemas::registry::Registry;
+
+use super::captured::{Captured, Written};
+use super::{Commit, ReplayError};
+use crate::clock::ManualClock;
+use crate::collector::ClockUse;
+use crate::log::{Consumer, Log, TopicPartition};
+use crate::manifest::LastCommit;
+use crate::outbox::Outbox;
+use crate::poison::Poison;
+use crate::processor::{ProcessError, Service};
+use crate::store::{Budget, Files, Store};
+use crate::task::{Task, TaskOptions};
+use crate::timers::{FIRED_MAX, TimerClock};
+
+const FETCH_RECORDS_MAX: usize = 2_000;
+const WAIT_MAX: Duration = Duration::from_millis(20);
+/// Longest wait for the log to hand out what it says it has.
+const STALL_MAX: Duration = Duration::from_secs(60);
+/// What the task's store may keep in memory.
+const CACHE_BYTES_MAX: usize = 16 << 20;
+
+/// What a rerun is made of.
+#[derive(Clone, Copy)]
+pub struct RerunOptions<'a> {
+    pub service: &'a Arc<Service>,
+    pub log: &'a dyn Log,
+    pub registry: &'a Arc<dyn Registry>,
+    pub budget: &'a Budget,
+    /// Partitions of the service's inputs, and of the dead letters.
+    pub partitions: i32,
+    pub dead_letter_partitions: i32,
+}
+
+/// A task that does again what its manifests say that it did. Nothing of it reaches the log.
+pub struct Rerun {
+    task: Task,
+    clock: ManualClock,
+    captured: Captured,
+    /// Reads the inputs, in the order of `Service::inputs`.
+    reader: Box<dyn Consumer>,
+    poison: Poison,
+    /// The commit that it stands behind.
+    last: LastCommit,
+}
+
+/// What came of a commit that was made again.
+pub struct Remade {
+    /// As it would be written now; the end of the changelog is not known.
+    pub manifest: Manifest,
+    /// Outputs and changelog records, in the order in which they were written.
+    pub written: Vec<Written>,
+    pub clock: ClockUse,
+}
+
+impl Remade {
+    /// Compares the digests of outputs and state, and the use of the clock.
+    ///
+    /// Errors: `Strayed`.
+    pub fn check(&self, commit: &Commit, service: &str) -> Result<(), ReplayError> {
+        let clock = self.clock;
+        if clock.unrecorded > 0 || clock.left > 0 {
+            let asked = commit.manifest.wall_clock.len();
+            let what =
+                format!("it asks the clock {} times, and did {asked} times", asked + clock.unrecorded - clock.left);
+            return Err(strayed(commit, &what));
+        }
+        if self.manifest.digest != commit.manifest.digest {
+            let (now, then) = (hex(&self.manifest.digest), hex(&commit.manifest.digest));
+            let what = format!(
+                "its digest is {now}, and was {then}: 'engram replay {service} --verify' finds the first difference"
+            );
+            return Err(strayed(commit, &what));
+        }
+        Ok(())
+    }
+}
+
+impl Rerun {
+    /// Opens a task on its files in `folder`, which belong to the rerun from now on; an empty folder is the beginning of
+    /// history. `next` is the commit that will be made again first, if any is.
+    pub fn open(
+        options: &RerunOptions<'_>,
+        task: i32,
+        folder: &Path,
+        next: Option<&Commit>,
+    ) -> Result<Self, ReplayError> {
+        let clock = ManualClock::new(next.map_or(0, |next| next.time_ms));
+        let files = Arc::new(Files::open(folder, options.budget, &clock.clock())?);
+        let last = match files.get(LastCommit::KEY)? {
+            None => LastCommit::default(),
+            Some(bytes) => LastCommit::from_bytes(&bytes)
+                .ok_or_else(|| ReplayError::Impossible(format!("{} has no readable last commit", folder.display())))?,
+        };
+        let mut reader = options.log.reader()?;
+        let positions = match next {
+            Some(next) => positions(options.service, &next.manifest)?,
+            None => options.service.inputs.iter().map(|input| (TopicPartition::new(input.as_str(), task), 0)).collect(),
+        };
+        if next.is_some() {
+            reader.assign(&positions)?;
+        }
+        let captured = Captured::default();
+        let task_options = TaskOptions {
+            registry: options.registry,
+            outbox: &Rc::new(RefCell::new(Outbox::new(captured.producer()))),
+            clock: &clock.clock(),
+            cache_bytes_max: CACHE_BYTES_MAX,
+            partitions: options.partitions,
+            dead_letter_partitions: options.dead_letter_partitions,
+        };
+        let task = Task::open(options.service, task, &positions, files, &task_options)?;
+        Ok(Self { task, clock, captured, reader, poison: Poison::default(), last })
+    }
+
+    /// The commit that it stands behind.
+    pub fn last(&self) -> LastCommit {
+        self.last
+    }
+
+    /// Makes a commit again: the one that follows `last`.
+    pub fn commit(&mut self, commit: &Commit) -> Result<Remade, ReplayError> {
+        self.run(commit, None)?;
+        let clock = self.task.clock_use();
+        let prepared = self.task.prepare_commit()?.ok_or_else(|| strayed(commit, "it has taken nothing"))?;
+        let end = commit.manifest.changelog.first().map_or(0, |changelog| changelog.end);
+        self.task.files().apply(prepared.changes, end)?;
+        self.task.committed();
+        self.last = LastCommit {
+            sequence: prepared.manifest.sequence,
+            digest: prepared.manifest.digest.as_slice().try_into().expect("a digest has 16 bytes"),
+            stream_time: self.task.stream_time(),
+        };
+        Ok(Remade { manifest: prepared.manifest, written: self.captured.take(), clock })
+    }
+
+    /// Runs the commit that follows `last` until this record of its inputs was taken, and no further: then the stores are as
+    /// they were right after it. A record that the commit did not take leaves them as after its last.
+    pub fn up_to(&mut self, commit: &Commit, record: (&TopicPartition, i64)) -> Result<(), ReplayError> {
+        self.run(commit, Some(record))
+    }
+
+    /// A store as it is now.
+    pub fn store(&mut self, index: usize) -> &mut Store {
+        self.task.store(index)
+    }
+
+    /// What was written since the last commit that was made again.
+    pub fn written(&self) -> Vec<Written> {
+        self.captured.take()
+    }
+
+    fn run(&mut self, commit: &Commit, until: Option<(&TopicPartition, i64)>) -> Result<(), ReplayError> {
+        let manifest = &commit.manifest;
+        let previous = (self.last.sequence + 1, self.last.digest.as_slice());
+        if (manifest.sequence, manifest.previous_digest.as_slice()) != previous {
+            let found = format!(
+                "commit {} does not go on from where the replay is, behind commit {} with digest {}",
+                manifest.sequence,
+                self.last.sequence,
+                hex(&self.last.digest)
+            );
+            return Err(ReplayError::Impossible(found));
+        }
+        loop {
+            match self.take(commit, until) {
+                // It stopped the worker, too, until it was known; with the verdict on it the commit is made once more.
+                Err(ReplayError::Process(ProcessError::Poisoned(_))) if self.poison.take_condemned() => {
+                    let positions: Vec<_> = self
+                        .task
+                        .queues()
+                        .iter()
+                        .zip(&manifest.inputs)
+                        .map(|(queue, input)| (queue.partition.clone(), input.from))
+                        .collect();
+                    self.reader.assign(&positions)?;
+                    self.task.aborted(&positions);
+                    self.captured.take();
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Takes the commit's records and fires its timers, once.
+    fn take(&mut self, commit: &Commit, until: Option<(&TopicPartition, i64)>) -> Result<(), ReplayError> {
+        let manifest = &commit.manifest;
+        self.clock.set(commit.time_ms);
+        self.task.recorded_clock(&manifest.wall_clock);
+        let mut firings = Firings::new(&manifest.firings);
+        let mut taken = 0;
+        for run in &manifest.interleaving {
+            let source = usize::try_from(run.input).unwrap_or(usize::MAX);
+            let range =
+                manifest.inputs.get(source).ok_or_else(|| strayed(commit, "its interleaving names no input"))?;
+            for _ in 0..run.count {
+                firings.recorded(&mut self.task, taken, commit)?;
+                firings.due(&mut self.task)?;
+                let offset = self.fetch(source, range.to)?.ok_or_else(|| {
+                    ReplayError::Impossible(format!(
+                        "commit {} has taken a record of {}/{} between offsets {} and {} that is no longer in the log: \
+                         it was deleted by retention or compaction",
+                        manifest.sequence, range.topic, range.partition, range.from, range.to
+                    ))
+                })?;
+                self.task.process_head(source, &mut self.poison)?;
+                taken += 1;
+                if until.is_some_and(|(place, at)| at == offset && *place == self.task.queues()[source].partition) {
+                    return Ok(());
+                }
+            }
+        }
+        firings.rest(&mut self.task, taken, commit)
+    }
+
+    /// The offset of an input's next record, if there is one before `end`.
+    fn fetch(&mut self, source: usize, end: i64) -> Result<Option<i64>, ReplayError> {
+        let started = Instant::now();
+        loop {
+            let queue = &self.task.queues()[source];
+            if let Some(head) = queue.head() {
+                return Ok((head.offset < end).then_some(head.offset));
+            }
+            if queue.position() >= end {
+                return Ok(None);
+            }
+            let fetched = self.reader.fetch(source, FETCH_RECORDS_MAX)?;
+            let nothing = fetched.records.is_none() && fetched.end.is_none();
+            self.task.add(source, fetched);
+            if nothing {
+                if started.elapsed() > STALL_MAX {
+                    let (place, seconds) = (&self.task.queues()[source].partition, STALL_MAX.as_secs());
+                    let stalled = format!("the log does not hand out records of {place} within {seconds} s");
+                    return Err(ReplayError::Impossible(stalled));
+                }
+                self.reader.wait(WAIT_MAX)?;
+            }
+        }
+    }
+}
+
+/// The timers of a commit, fired as its manifest tells: those of the wall clock where it says, the others when they are due.
+struct Firings<'a> {
+    recorded: &'a [Firing],
+    /// Timers by stream time that were fired, and that came before the next of the wall clock.
+    by_stream_time: i64,
+    before: i64,
+}
+
+impl<'a> Firings<'a> {
+    fn new(recorded: &'a [Firing]) -> Self {
+        Self { recorded, by_stream_time: 0, before: 0 }
+    }
+
+    /// Fires what was fired by the wall clock after so many records.
+    fn recorded(&mut self, task: &mut Task, taken: i64, commit: &Commit) -> Result<(), ReplayError> {
+        while let Some((firing, rest)) = self.recorded.split_first() {
+            if !firing.wall_clock {
+                // Those after it may be of the same place; how many came before them is known now.
+                self.before += firing.count;
+                self.recorded = rest;
+                continue;
+            }
+            if firing.after != taken {
+                return Ok(());
+            }
+            self.stream_time(task, self.before, commit)?;
+            let most = usize::try_from(firing.count).unwrap_or(0);
+            if task.fire(TimerClock::WallClock, firing.time, most)? != most {
+                return Err(strayed(commit, "fewer timers of the wall clock are due than it has fired"));
+            }
+            self.recorded = rest;
+        }
+        Ok(())
+    }
+
+    /// Fires all that stream time has made due.
+    fn due(&mut self, task: &mut Task) -> Result<(), ReplayError> {
+        loop {
+            match task.fire(TimerClock::StreamTime, task.stream_time(), FIRED_MAX)? {
+                0 => return Ok(()),
+                count => self.by_stream_time += count as i64,
+            }
+        }
+    }
+
+    /// Fires those by stream time until it were so many.
+    fn stream_time(&mut self, task: &mut Task, until: i64, commit: &Commit) -> Result<(), ReplayError> {
+        let most = usize::try_from(until - self.by_stream_time).unwrap_or(0);
+        let fired = task.fire(TimerClock::StreamTime, task.stream_time(), most)?;
+        self.by_stream_time += fired as i64;
+        if self.by_stream_time == until {
+            return Ok(());
+        }
+        Err(strayed(commit, "other timers by stream time are due than it has fired"))
+    }
+
+    /// Fires what was fired behind the last record.
+    fn rest(&mut self, task: &mut Task, taken: i64, commit: &Commit) -> Result<(), ReplayError> {
+        self.recorded(task, taken, commit)?;
+        if let [firing, ..] = self.recorded {
+            let what = format!("it has fired timers after {} records, and has taken {taken}", firing.after);
+            return Err(strayed(commit, &what));
+        }
+        self.stream_time(task, self.before, commit)
+    }
+}
+
+/// Where the inputs stood before a commit, in the service's order.
+fn positions(service: &Service, manifest: &Manifest) -> Result<Vec<(TopicPartition, i64)>, ReplayError> {
+    let recorded: Vec<&str> = manifest.inputs.iter().map(|input| input.topic.as_str()).collect();
+    if service.inputs.iter().map(String::as_str).ne(recorded.iter().copied()) {
+        return Err(ReplayError::Impossible(format!(
+            "service {} reads {:?} now, and read {recorded:?} in commit {}: use the program and the configuration of then",
+            service.name, service.inputs, manifest.sequence
+        )));
+    }
+    let place = |input: &engram_schemas::manifest::InputRange| {
+        (TopicPartition::new(input.topic.as_str(), input.partition), input.from)
+    };
+    Ok(manifest.inputs.iter().map(place).collect())
+}
+
+fn strayed(commit: &Commit, what: &str) -> ReplayError {
+    ReplayError::Strayed { sequence: commit.manifest.sequence, what: what.to_owned() }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,109 @@
+//! Going back in a service's past for a command: what `engram_pipeline::replay` needs, from a connection.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use engram_pipeline::dead_letter;
+use engram_pipeline::log::{TopicPartition, partitions_of};
+use engram_pipeline::processor::Service;
+use engram_pipeline::replay::{Moment, Past, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions};
+use engram_pipeline::snapshot::Snapshots;
+use engram_pipeline::store::Budget;
+use engram_schemas::registry::Registry;
+use tempfile::TempDir;
+
+use crate::queries;
+use crate::values::{When, rfc3339};
+use crate::wire::{self, Connection};
+
+/// A service whose past is looked at.
+pub struct PastService<'a> {
+    connection: &'a Connection,
+    service: Arc<Service>,
+    registry: Arc<dyn Registry>,
+    snapshots: Option<Snapshots>,
+    budget: Budget,
+    /// Of the service.
+    pub partitions: i32,
+    dead_letter_partitions: i32,
+}
+
+/// A task as it was, with the folder that it lives in.
+pub struct PastTask {
+    pub rerun: Rerun,
+    /// Last: the files are closed before it goes.
+    _folder: TempDir,
+}
+
+impl<'a> PastService<'a> {
+    pub fn open(connection: &'a Connection, name: &str) -> anyhow::Result<Self> {
+        let topics = connection.log.topics()?;
+        let partitions = queries::partitions(&topics, name);
+        anyhow::ensure!(partitions > 0, "service {name} has not run on this log yet: start it with 'engram up'");
+        Ok(Self {
+            connection,
+            service: Arc::new(wire::service_on(connection, name)?),
+            registry: Arc::new(ReadOnlyRegistry(Arc::clone(&connection.registry))),
+            snapshots: connection.snapshots(name)?,
+            budget: Budget::new(connection.config.memory.stores_mib << 20),
+            partitions,
+            dead_letter_partitions: partitions_of(&topics, dead_letter::TOPIC),
+        })
+    }
+
+    pub fn past(&self, task: i32) -> Past<'_> {
+        Past {
+            rerun: RerunOptions {
+                service: &self.service,
+                log: &*self.connection.log,
+                registry: &self.registry,
+                budget: &self.budget,
+                partitions: self.partitions,
+                dead_letter_partitions: self.dead_letter_partitions,
+            },
+            snapshots: self.snapshots.as_ref(),
+            task,
+        }
+    }
+
+    /// The tasks that have a moment by this name: one, if it is a record.
+    pub fn tasks(&self, when: &When) -> anyhow::Result<std::ops::Range<i32>> {
+        match when {
+            When::Time(_) => Ok(0..self.partitions),
+            When::Record { place, .. } => {
+                let (task, count) = (place.partition, self.partitions);
+                anyhow::ensure!(
+                    task < count,
+                    "service {} has {count} tasks: there is no partition {task}",
+                    self.service.name
+                );
+                Ok(task..task + 1)
+            }
+        }
+    }
+
+    /// A task as it was.
+    pub fn at(&self, task: i32, when: &When) -> anyhow::Result<PastTask> {
+        let folder =
+            tempfile::Builder::new().prefix("engram-past").tempdir().context("cannot create a temporary folder")?;
+        let moment = match when {
+            When::Time(time_ms) => Moment::Time(*time_ms),
+            When::Record { topic, place } => {
+                let topic = topic.as_deref().unwrap_or(&self.service.inputs[0]);
+                Moment::Record(TopicPartition::new(topic, place.partition), place.offset)
+            }
+        };
+        let rerun = self.past(task).at(&moment, &folder.path().join("store")).map_err(explained)?;
+        Ok(PastTask { rerun, _folder: folder })
+    }
+}
+
+/// With the earliest moment as people write it.
+fn explained(error: ReplayError) -> anyhow::Error {
+    match error {
+        ReplayError::TooEarly { what, earliest_ms: Some(earliest_ms) } => {
+            anyhow::anyhow!("{what}: the earliest moment that can be had is {}", rfc3339(earliest_ms))
+        }
+        error => error.into(),
+    }
+}
