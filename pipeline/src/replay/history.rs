@@ -51,14 +51,14 @@ impl History {
         Ok(history)
     }
 
-    /// The first commit for which `reached` holds; once it holds, it holds for all that follow. `next` goes on behind it.
+    /// The first commit for which `reached` holds; once it holds, it holds for all that follow. `read` goes on behind it.
     pub fn find(&mut self, reached: impl Fn(&Commit) -> bool) -> Result<Option<Commit>, ReplayError> {
         let (mut low, mut high) = (self.range.first, self.range.stable);
         let mut found = None;
         while low < high {
             let middle = low + (high - low) / 2;
             self.seek(middle)?;
-            match self.next()? {
+            match self.read()? {
                 Some(commit) if !reached(&commit) => low = commit.offset + 1,
                 // Between `middle` and the commit there is none.
                 Some(commit) => (high, found) = (middle, Some(commit)),
@@ -85,7 +85,7 @@ impl History {
     }
 
     /// The next commit; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Commit>, ReplayError> {
+    pub fn read(&mut self) -> Result<Option<Commit>, ReplayError> {
         let mut progress = Instant::now();
         while self.ahead.is_empty() && self.position < self.range.stable {
             let fetched = self.reader.fetch(0, FETCH_RECORDS_MAX)?;

@@ -56,7 +56,7 @@ impl Walk {
     pub fn step(&mut self) -> Result<Option<(Commit, Remade)>, ReplayError> {
         let Some(commit) = self.next.take() else { return Ok(None) };
         let remade = self.rerun.commit(&commit)?;
-        self.next = self.commits.next()?;
+        self.next = self.commits.read()?;
         Ok(Some((commit, remade)))
     }
 }
@@ -102,7 +102,7 @@ impl Past<'_> {
     pub fn walk(&self, mut history: TaskHistory, sequence: i64, folder: &Path) -> Result<Walk, ReplayError> {
         let base = self.base(&mut history, sequence, folder)?;
         history.commits.after(base)?;
-        let next = history.commits.next()?;
+        let next = history.commits.read()?;
         let rerun = Rerun::open(&self.rerun, self.task, folder, next.as_ref())?;
         Ok(Walk { commits: history.commits, rerun, next })
     }
