@@ -63,6 +63,8 @@ pub enum Command {
     /// Snapshots of the services' stores
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Run a service's past again, beside the running one, and compare
+    Replay(ReplayService),
     /// Records that could not be processed: look at them, send them back
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -198,6 +200,26 @@ pub enum State {
         #[command(flatten)]
         at: At,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct ReplayService {
+    pub service: String,
+    /// Compare outputs and state with what was committed, and name the first record and field that differ
+    #[arg(long, required_unless_present = "out")]
+    pub verify: bool,
+    /// Write the outputs there: a file of JSON lines for each topic
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Only what was committed at this time or later
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub from: Option<i64>,
+    /// Only what was committed at this time or earlier
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub to: Option<i64>,
+    /// Only the task that records with this key go to
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -352,5 +374,13 @@ fn brokers(text: &str) -> Result<String, String> {
         Some(_) if text.is_empty() => Ok(String::new()),
         Some(part) => Err(format!("{part:?} is not HOST:PORT")),
         None => Ok(text.to_owned()),
+    }
+}
+
+/// Milliseconds since the epoch.
+fn time(text: &str) -> Result<i64, String> {
+    match text.parse() {
+        Ok(Start::Time(ms)) => Ok(ms),
+        _ => Err("expected a time such as 2026-01-31T12:00:00Z".to_owned()),
     }
 }

@@ -66,6 +66,11 @@ impl<'a> PastService<'a> {
         }
     }
 
+    /// Whether a topic is one of its outputs.
+    pub fn writes(&self, topic: &str) -> bool {
+        self.service.outputs.iter().any(|output| output.topic == topic)
+    }
+
     /// The tasks that have a moment by this name: one, if it is a record.
     pub fn tasks(&self, when: &When) -> anyhow::Result<std::ops::Range<i32>> {
         match when {
@@ -99,7 +104,7 @@ impl<'a> PastService<'a> {
 }
 
 /// With the earliest moment as people write it.
-fn explained(error: ReplayError) -> anyhow::Error {
+pub fn explained(error: ReplayError) -> anyhow::Error {
     match error {
         ReplayError::TooEarly { what, earliest_ms: Some(earliest_ms) } => {
             anyhow::anyhow!("{what}: the earliest moment that can be had is {}", rfc3339(earliest_ms))

@@ -126,6 +126,7 @@ fn nothing_lost_and_nothing_twice_whatever_is_killed() {
 
     check_outputs(&bed, &expected);
     check_state(&engram, &expected);
+    engram.replays("activity");
     let changelog_records = check_manifests_and_stores(&bed, &stores);
     println!("a restart restored at most {restored_most} of {changelog_records} changelog records");
 }

@@ -117,6 +117,33 @@ fn refusals(engram: &Engram) {
     );
 }
 
+/// Everything that was committed comes out again, and into files.
+fn verified(engram: &Engram, folder: &Path) {
+    let found = &engram.json(&["replay", "activity", "--verify"])[0];
+    let number = |name: &str| found[name].as_u64().expect("a number");
+    let manifests = engram.consume("engram-activity-manifests");
+    let sum =
+        |name: &str| manifests.iter().map(|manifest| manifest["value"][name].as_u64().expect("a number")).sum::<u64>();
+    assert!(found["difference"].is_null(), "{found}");
+    assert_eq!((number("commits"), number("outputs")), (manifests.len() as u64, sum("outputs")));
+    assert_eq!((number("equal") + number("gone"), number("unnamed")), (sum("outputs"), 0), "{found}");
+
+    let out = folder.join("out");
+    let times: Vec<&str> = manifests.iter().map(|manifest| manifest["timestamp"].as_str().expect("a time")).collect();
+    let from = times.iter().max().expect("there are commits");
+    let found = &engram.json(&["replay", "activity", "--out", &out.display().to_string(), "--from", from])[0];
+    let commits = times.iter().filter(|time| time == &from).count();
+    assert_eq!(found["commits"], commits, "{found}");
+    let lines: usize = std::fs::read_dir(&out)
+        .expect("a folder")
+        .map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("text").lines().count())
+        .sum();
+    assert_eq!(found["outputs"], lines);
+    assert!(engram.fails(2, &["replay", "activity"]).contains("--verify"));
+    assert!(engram.fails(2, &["replay", "activity", "--verify", "--from", "0:1"]).contains("expected a time"));
+    assert!(engram.fails(1, &["replay", "nobody", "--verify"]).contains("nobody"));
+}
+
 /// Two parts of a history with a snapshot between them, each in many commits.
 fn walk(engram: &Engram, folder: &Path) {
     let mut random = seeded();
@@ -134,6 +161,7 @@ fn walk(engram: &Engram, folder: &Path) {
     at_records(engram, &inputs, &mut random);
     at_times(engram, &inputs, &mut random);
     refusals(engram);
+    verified(engram, folder);
     assert_eq!(engram.run(&["topics", "--json"]), before, "nothing was written");
 }
 

@@ -80,8 +80,11 @@ impl Fleet<'_> {
     /// With an empty disk.
     fn add(&mut self) {
         self.folders += 1;
-        let data = self.folder.join(format!("process-{}", self.folders));
-        self.start(Engram::on_kafka(&data, self.kafka.brokers()).configured(&self.configuration));
+        self.start(self.engram(&format!("process-{}", self.folders)));
+    }
+
+    fn engram(&self, folder: &str) -> Engram {
+        Engram::on_kafka(&self.folder.join(folder), self.kafka.brokers()).configured(&self.configuration)
     }
 
     fn start(&mut self, engram: Engram) {
@@ -231,6 +234,9 @@ fn under_fire(kafka_configuration: &str, session_timeout: Duration) {
     }
     assert_eq!(copied, events, "every event went through, once");
     println!("{:.1} s: {events} events are right, in each of {PARTITIONS} partitions", started.elapsed().as_secs_f64());
+    let engram = fleet.engram("replay");
+    ["activity", "passthrough"].iter().for_each(|service| engram.replays(service));
+    println!("{:.1} s: a replay of both services is right", started.elapsed().as_secs_f64());
     folder.disable_cleanup(false);
 }
 

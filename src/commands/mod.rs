@@ -6,6 +6,7 @@ mod dead_letters;
 mod ingest;
 mod lag;
 mod produce;
+mod replay;
 mod reset;
 mod schemas;
 mod services;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::State(command) => state::run(global, &command),
         Command::Snapshot(command) => snapshot::run(global, &command),
         Command::DeadLetters(command) => dead_letters::run(global, &command),
+        Command::Replay(args) => replay::run(global, &args),
         Command::Reset(args) => reset::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),
     }

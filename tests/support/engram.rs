@@ -96,6 +96,12 @@ impl Engram {
         failure(&self.command(arguments).output().expect("engram runs"), code, arguments)
     }
 
+    /// All that a service has committed comes out again.
+    #[track_caller]
+    pub fn replays(&self, service: &str) {
+        println!("{}", self.run(&["replay", service, "--verify"]));
+    }
+
     /// Starts `engram up` and waits until it says that it is up.
     ///
     /// Its log is appended to a file beside the data folder, with this extension: `log`.

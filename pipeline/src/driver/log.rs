@@ -59,6 +59,13 @@ impl MemoryLog {
         records.push(Record { offset: records.len() as i64, ..record });
     }
 
+    /// Changes a committed record, as a faulty disk might. Panics if there is none.
+    pub fn damage(&self, place: &TopicPartition, offset: i64, change: impl FnOnce(&mut Record)) {
+        let mut state = self.state();
+        let records = state.committed.get_mut(place).expect("it has records");
+        change(&mut records[usize::try_from(offset).expect("an offset")]);
+    }
+
     /// All committed records of a topic, by partition and offset.
     pub fn records(&self, topic: &str) -> Vec<Record> {
         let state = self.state();
@@ -176,7 +183,8 @@ impl Log for MemoryLog {
     fn topics(&self) -> Result<Vec<TopicInfo>, LogError> {
         let mut counts: BTreeMap<Arc<str>, i32> = BTreeMap::new();
         for place in self.state().committed.keys() {
-            *counts.entry(Arc::clone(&place.topic)).or_default() += 1;
+            let count = counts.entry(Arc::clone(&place.topic)).or_default();
+            *count = (*count).max(place.partition + 1);
         }
         Ok(counts.into_iter().map(|(name, partitions)| TopicInfo { name: name.to_string(), partitions }).collect())
     }

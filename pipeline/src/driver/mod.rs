@@ -30,13 +30,13 @@ use crate::manifest;
 use crate::outbox::{Outbox, SharedOutbox};
 use crate::poison::Poison;
 use crate::processor::{ProcessError, Service};
+use crate::replay::{self, Past, ReplayError, RerunOptions, Times, Verified};
 use crate::restore::Restore;
 use crate::status::WorkerStatus;
 use crate::store::{Budget, Order, OwnedEntry, StoreError};
 use crate::task::{Task, TaskOptions};
 
-use log::MemoryLog;
-pub use log::Record;
+pub use log::{MemoryLog, Record};
 
 /// The memory of a driver's RocksDBs.
 const BUDGET_BYTES: usize = 4 << 20;
@@ -243,6 +243,27 @@ impl Driver {
     /// The committed records of a topic, by partition and offset.
     pub fn records(&self, topic: &str) -> Vec<Record> {
         self.log.records(topic)
+    }
+
+    /// The log, to write and to damage.
+    pub fn log(&self) -> &MemoryLog {
+        &self.log
+    }
+
+    /// Makes again all that was committed, with this service or, for `None`, the driver's own, and compares.
+    pub fn replay(&self, with: Option<&Arc<Service>>) -> Result<Verified, ReplayError> {
+        let budget = Budget::in_memory(BUDGET_BYTES)?;
+        let rerun = RerunOptions {
+            service: with.unwrap_or(&self.service),
+            log: &self.log,
+            registry: &self.registry,
+            budget: &budget,
+            partitions: self.partitions,
+            dead_letter_partitions: self.partitions,
+        };
+        let tasks: Vec<_> = (0..self.partitions).map(|task| Past { rerun, snapshots: None, task }).collect();
+        let times = Times { from_ms: i64::MIN, to_ms: i64::MAX };
+        replay::verify(&tasks, times, &folder(), |_, _| true)
     }
 
     /// The manifests of a task's commits.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::log::{CommitError, GroupPositions, Header, LogError, NewRecord, Producer, TopicPartition};
+use crate::log::{CommitError, GroupPositions, Header, LogError, NewRecord, Producer, RecordRef, TopicPartition};
 
 /// A record that a task has written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +12,19 @@ pub struct Written {
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
     pub headers: Vec<Header>,
+}
+
+impl Written {
+    /// A record that lies in a log.
+    pub fn of(topic: &str, partition: i32, record: RecordRef<'_>, headers: &[Header]) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            partition,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.map(<[u8]>::to_vec),
+            headers: headers.to_vec(),
+        }
+    }
 }
 
 /// What a task has written since this was emptied; shared with the producer that the task writes to.

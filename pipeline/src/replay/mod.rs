@@ -15,6 +15,7 @@ mod history;
 mod past;
 mod registry;
 mod rerun;
+mod verify;
 
 use thiserror::Error;
 
@@ -28,6 +29,7 @@ pub use history::{Commit, History};
 pub use past::{Moment, Past, TaskHistory, Walk};
 pub use registry::ReadOnlyRegistry;
 pub use rerun::{Remade, Rerun, RerunOptions};
+pub use verify::{Difference, Differs, Times, Verified, verify};
 
 /// Why a past cannot be had.
 #[derive(Debug, Error)]

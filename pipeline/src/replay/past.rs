@@ -52,6 +52,11 @@ impl Walk {
         self.rerun.last().sequence
     }
 
+    /// The commit that `step` makes again next.
+    pub fn next_commit(&self) -> Option<&Commit> {
+        self.next.as_ref()
+    }
+
     /// Makes the next commit again; `None` at the end.
     pub fn step(&mut self) -> Result<Option<(Commit, Remade)>, ReplayError> {
         let Some(commit) = self.next.take() else { return Ok(None) };

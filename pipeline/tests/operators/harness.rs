@@ -91,10 +91,12 @@ pub type OnTimer = fn(&mut Context<'_>, &Timer) -> Result<Vec<Vec<u8>>, ProcessE
 /// A service with inputs `in-0`, `in-1`.. that writes to `out`, and what is late to `late`.
 pub fn service(
     sources: usize,
-    stores: Vec<StoreSpec>,
+    mut stores: Vec<StoreSpec>,
     make: impl Fn() -> OnEvent + Send + Sync + 'static,
     on_timer: OnTimer,
 ) -> Service {
+    let numbers = stores.len();
+    stores.push(StoreSpec::new("numbers", |_, _| Default::default()));
     let output = |topic: &str| Output { topic: topic.to_owned(), event: None };
     Service {
         name: "test",
@@ -102,7 +104,7 @@ pub fn service(
         outputs: vec![output("out"), output("late")],
         topics: (0..sources).map(|source| topic(input(source))).collect(),
         stores,
-        processor: Box::new(move |_| Ok(Box::new(Scripted { on_event: make(), on_timer, number: 0 }))),
+        processor: Box::new(move |_| Ok(Box::new(Scripted { on_event: make(), on_timer, numbers }))),
         errors: ErrorPolicy::default(),
     }
 }
@@ -122,15 +124,15 @@ fn topic(name: String) -> TopicSpec {
 struct Scripted {
     on_event: OnEvent,
     on_timer: OnTimer,
-    /// The last event's.
-    number: i64,
+    /// Index of the store that has the last event's.
+    numbers: usize,
 }
 
 impl Processor for Scripted {
     fn process(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
         let (key, time, value) = read_whole(input.record.value.expect("a value")).expect("an event");
         let number = input.record.timestamp_ms;
-        self.number = number;
+        context.store(self.numbers).put(&[], &to_bytes(&number))?;
         let event = Event { number, source: input.source, key, time, value };
         for told in (self.on_event)(context, input, &event)? {
             context.emit(0, &to_bytes(&number), Some(&told))?;
@@ -139,20 +141,23 @@ impl Processor for Scripted {
     }
 
     fn on_timer(&mut self, timer: &Timer, context: &mut Context<'_>) -> Result<(), ProcessError> {
+        let number = context.store(self.numbers).get(&[])?.unwrap_or_default().to_vec();
         for told in (self.on_timer)(context, timer)? {
-            context.emit(0, &to_bytes(&self.number), Some(&told))?;
+            context.emit(0, &number, Some(&told))?;
         }
         Ok(())
     }
 }
 
-/// Takes the steps, and commits at the end.
+/// Takes the steps, and commits at the end. What was committed must come out again in a replay.
 pub fn play(service: Service, steps: &[Step]) -> Driver {
     let mut driver = Driver::new(service, 1).expect("a driver");
     for step in steps {
         take(&mut driver, step);
     }
     driver.run().expect("run");
+    let replayed = driver.replay(None).expect("replayed");
+    assert!(replayed.difference.is_none(), "{replayed:?}");
     driver
 }
 

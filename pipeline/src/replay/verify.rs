@@ -1,0 +1,410 @@
+//! Verifying a service's history: its commits are made again, and what comes of them is compared with their manifests and with
+//! the records that lie in the output topics.
+//!
+//! ```text
+//! each task:   commits made again -> digests against the manifests, hashes of the outputs kept
+//! the topics:  each record of the service, found by its ids (ce_source, ce_id) -> its hash against the kept one
+//! the first that differs: its commit is made again once more, for both values
+//! ```
+//!
+//! Memory: 16 bytes an output.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Commit, Past, Remade, ReplayError, Written};
+use crate::changelog;
+use crate::log::{Cleanup, Header, RecordRef, TopicPartition, partitions_of};
+use crate::processor::Service;
+
+const FETCH_RECORDS_MAX: usize = 2_000;
+const WAIT_MAX: Duration = Duration::from_millis(20);
+/// Longest wait for the log to hand out what it says it has.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// Which commits: those in this range of times, ms since the epoch, both included.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    pub from_ms: i64,
+    pub to_ms: i64,
+}
+
+/// What was compared, and what was found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    pub commits: u64,
+    /// Input records that they took.
+    pub records: u64,
+    /// Outputs made again.
+    pub outputs: u64,
+    /// Of them: found in the log, and equal.
+    pub equal: u64,
+    /// Of them: no longer in the log, which may have deleted them by retention or compaction.
+    pub gone: u64,
+    /// Of them: in topics whose records carry no ids, so that only the digest speaks for them.
+    pub unnamed: u64,
+    pub difference: Option<Difference>,
+}
+
+/// The first thing that is not as it was.
+#[derive(Debug)]
+pub struct Difference {
+    pub task: i32,
+    pub sequence: i64,
+    /// When the commit happened, ms since the epoch.
+    pub time_ms: i64,
+    pub what: Differs,
+    /// Made again twice, the commit came out in two ways: the processor goes by something that nobody records.
+    pub is_random: bool,
+}
+
+/// What differs.
+#[derive(Debug)]
+pub enum Differs {
+    /// An output: what lies in the log, with its place, and what comes out now.
+    Output { place: Option<(TopicPartition, i64)>, recorded: Option<Written>, remade: Option<Written> },
+    /// An entry of a store, by its full key: what the changelog says, and what comes out now. The outer `None`: not changed.
+    State { key: Vec<u8>, recorded: Option<Option<Vec<u8>>>, remade: Option<Option<Vec<u8>>> },
+    /// Neither can be named.
+    Commit(String),
+}
+
+/// The outputs of a task's commits, made again.
+struct Expected {
+    /// The first commit's sequence.
+    first: i64,
+    /// Of each commit: its time, and where its outputs begin.
+    commits: Vec<(i64, usize)>,
+    outputs: Vec<Expect>,
+    /// The commit at which the task was left, as it does not come out as it did.
+    strayed: Option<String>,
+}
+
+struct Expect {
+    hash: u64,
+    /// Index of the service's output.
+    output: u16,
+    seen: bool,
+}
+
+/// A record of the log that is not as it comes out now, or an output that is not in the log.
+struct Found {
+    task: i32,
+    sequence: i64,
+    index: usize,
+    time_ms: i64,
+    recorded: Option<(TopicPartition, i64, Written)>,
+}
+
+/// Makes the commits of these tasks, all of one service, again. `folder` is for their stores. `visit` sees each commit, and
+/// returns whether to go on.
+///
+/// Errors: those of `Past::walk`; what differs is no error.
+pub fn verify(
+    tasks: &[Past<'_>],
+    times: Times,
+    folder: &Path,
+    mut visit: impl FnMut(&Commit, &Remade) -> bool,
+) -> Result<Verified, ReplayError> {
+    let mut verified = Verified::default();
+    let mut expected: BTreeMap<i32, Expected> = BTreeMap::new();
+    for past in tasks {
+        if let Some(made) = make_again(past, times, &folder.join(past.task.to_string()), &mut verified, &mut visit)? {
+            expected.insert(past.task, made);
+        }
+    }
+    let Some(past) = tasks.first() else { return Ok(verified) };
+    let found = compare(past, &mut expected, &mut verified)?;
+    let strayed = expected.iter().filter_map(|(&task, made)| {
+        let what = made.strayed.clone()?;
+        let last = made.commits.len() - 1;
+        Some((made.commits[last].0, task, made.first + last as i64, what))
+    });
+    let strayed = strayed.min();
+    // A commit that has strayed is known by its first output, too, if there is one.
+    let found = found.filter(|found| strayed.as_ref().is_none_or(|at| (found.time_ms, found.task) <= (at.0, at.1)));
+    let again = folder.join("again");
+    verified.difference = match (found, strayed) {
+        (Some(found), strayed) => {
+            let past = tasks.iter().find(|past| past.task == found.task).expect("it was found among them");
+            let of_strayed = strayed.is_some_and(|at| (at.1, at.2) == (found.task, found.sequence));
+            Some(output_differs(past, found, of_strayed, &again)?)
+        }
+        (None, Some((time_ms, task, sequence, what))) => {
+            let past = tasks.iter().find(|past| past.task == task).expect("it is one of them");
+            let (what, is_random) = state_differs(past, sequence, what, &again)?;
+            Some(Difference { task, sequence, time_ms, what, is_random })
+        }
+        (None, None) => None,
+    };
+    Ok(verified)
+}
+
+/// Makes a task's commits again until one comes out otherwise. `None`: there are none in that time.
+fn make_again(
+    past: &Past<'_>,
+    times: Times,
+    folder: &Path,
+    verified: &mut Verified,
+    visit: &mut impl FnMut(&Commit, &Remade) -> bool,
+) -> Result<Option<Expected>, ReplayError> {
+    let mut history = past.history()?;
+    let Some(first) = history.commits.find(|commit| commit.time_ms >= times.from_ms)? else { return Ok(None) };
+    let first = first.manifest.sequence;
+    let mut walk = past.walk(history, first - 1, folder)?;
+    let mut made = Expected { first, commits: Vec::new(), outputs: Vec::new(), strayed: None };
+    let service = past.rerun.service;
+    while let Some(commit) = walk.next_commit().cloned() {
+        if commit.time_ms > times.to_ms {
+            break;
+        }
+        let counts = commit.manifest.sequence >= first;
+        if counts {
+            made.commits.push((commit.time_ms, made.outputs.len()));
+        }
+        let checked = walk.step().and_then(|step| {
+            let (_, remade) = step.expect("there is a next one");
+            if counts {
+                made.outputs.extend(outputs(service, &remade.written).map(|(output, written)| {
+                    let hash = hash(output, written.partition, written.key.as_deref(), written.value.as_deref());
+                    Expect { hash, output, seen: false }
+                }));
+                verified.commits += 1;
+                verified.records +=
+                    commit.manifest.interleaving.iter().map(|run| run.count.cast_unsigned()).sum::<u64>();
+            }
+            remade.check(&commit, service.name)?;
+            Ok(remade)
+        });
+        match checked {
+            Ok(remade) if !counts || visit(&commit, &remade) => {}
+            Ok(_) => break,
+            Err(ReplayError::Strayed { sequence, what }) => {
+                if !counts {
+                    return Err(ReplayError::Strayed { sequence, what });
+                }
+                made.strayed = Some(what);
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    verified.outputs += made.outputs.len() as u64;
+    Ok((!made.commits.is_empty()).then_some(made))
+}
+
+/// Compares what lies in the output topics with what was made again; returns the first that differs.
+fn compare(
+    past: &Past<'_>,
+    expected: &mut BTreeMap<i32, Expected>,
+    verified: &mut Verified,
+) -> Result<Option<Found>, ReplayError> {
+    let (service, log) = (past.rerun.service, past.rerun.log);
+    let topics = log.topics()?;
+    let mut first: Option<Found> = None;
+    let mut note = |found: Found| {
+        let key = |found: &Found| (found.time_ms, found.task, found.sequence, found.index);
+        if first.as_ref().is_none_or(|known| key(&found) < key(known)) {
+            first = Some(found);
+        }
+    };
+    let mut may_lack = vec![false; service.outputs.len()];
+    for (output, spec) in service.outputs.iter().enumerate() {
+        let is_known = service.outputs[..output].iter().any(|other| other.topic == spec.topic);
+        if spec.event.is_none() || is_known {
+            continue;
+        }
+        let partitions: Vec<_> = (0..partitions_of(&topics, &spec.topic))
+            .map(|number| TopicPartition::new(spec.topic.as_str(), number))
+            .collect();
+        let ranges = log.offsets(&partitions)?;
+        may_lack[output] = ranges.iter().any(|range| range.first > 0)
+            || service.topics.iter().any(|topic| topic.name == spec.topic && topic.cleanup == Cleanup::Compact);
+        for (partition, range) in partitions.iter().zip(ranges) {
+            each_record(past, partition, range.first, range.stable, |record, headers| {
+                let Some((task, sequence, index)) = ids(service.name, headers) else { return };
+                let Some(made) = expected.get_mut(&task) else { return };
+                let Some((time_ms, outputs)) = made.of(sequence) else { return };
+                let hash = hash(output as u16, partition.partition, record.key, record.value);
+                let is_same = match outputs.get_mut(index) {
+                    // Written once: another with the same ids is one too many.
+                    Some(expect) => !std::mem::replace(&mut expect.seen, true) && expect.hash == hash,
+                    None => false,
+                };
+                if is_same {
+                    verified.equal += 1;
+                } else {
+                    let written = Written::of(&partition.topic, partition.partition, record, headers);
+                    let recorded = Some((partition.clone(), record.offset, written));
+                    note(Found { task, sequence, index, time_ms, recorded });
+                }
+            })?;
+        }
+    }
+    for (&task, made) in expected.iter() {
+        for (at, &(time_ms, start)) in made.commits.iter().enumerate() {
+            let end = made.commits.get(at + 1).map_or(made.outputs.len(), |(_, start)| *start);
+            for (index, expect) in made.outputs[start..end].iter().enumerate().filter(|(_, expect)| !expect.seen) {
+                if service.outputs[usize::from(expect.output)].event.is_none() {
+                    verified.unnamed += 1;
+                } else if may_lack[usize::from(expect.output)] {
+                    verified.gone += 1;
+                } else {
+                    note(Found { task, sequence: made.first + at as i64, index, time_ms, recorded: None });
+                }
+            }
+        }
+    }
+    Ok(first)
+}
+
+impl Expected {
+    /// A commit's time and outputs.
+    fn of(&mut self, sequence: i64) -> Option<(i64, &mut [Expect])> {
+        let at = usize::try_from(sequence - self.first).ok()?;
+        let &(time_ms, start) = self.commits.get(at)?;
+        let end = self.commits.get(at + 1).map_or(self.outputs.len(), |(_, start)| *start);
+        Some((time_ms, &mut self.outputs[start..end]))
+    }
+}
+
+/// Both values of an output.
+fn output_differs(past: &Past<'_>, found: Found, of_strayed: bool, folder: &Path) -> Result<Difference, ReplayError> {
+    let Found { task, sequence, index, time_ms, recorded } = found;
+    let (_, remade) = match remake(past, sequence, &folder.join("1")) {
+        Err(ReplayError::Strayed { what, .. }) => {
+            return Ok(Difference { task, sequence, time_ms, what: Differs::Commit(what), is_random: false });
+        }
+        outcome => outcome?,
+    };
+    let digest = remade.manifest.digest.clone();
+    let remade = outputs(past.rerun.service, &remade.written).nth(index).map(|(_, written)| written.clone());
+    let is_random = of_strayed && remake(past, sequence, &folder.join("2"))?.1.manifest.digest != digest;
+    let (place, recorded) = match recorded {
+        Some((partition, offset, written)) => (Some((partition, offset)), Some(written)),
+        None => (None, None),
+    };
+    Ok(Difference { task, sequence, time_ms, what: Differs::Output { place, recorded, remade }, is_random })
+}
+
+/// The first entry of the stores that a commit has changed otherwise.
+fn state_differs(past: &Past<'_>, sequence: i64, what: String, folder: &Path) -> Result<(Differs, bool), ReplayError> {
+    let (commit, remade) = match remake(past, sequence, &folder.join("1")) {
+        Err(ReplayError::Strayed { what, .. }) => return Ok((Differs::Commit(what), false)),
+        outcome => outcome?,
+    };
+    let is_random = remake(past, sequence, &folder.join("2"))?.1.manifest.digest != remade.manifest.digest;
+    let topic = changelog::topic(past.rerun.service.name);
+    let is_entry = |key: &[u8]| key.first().is_some_and(|&prefix| prefix != crate::store::META);
+    let mut now: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+    for written in remade.written.into_iter().filter(|written| written.topic == topic) {
+        now.extend(written.key.filter(|key| is_entry(key)).map(|key| (key, written.value)));
+    }
+    // The changelog of a commit lies between the end of the one before and its own.
+    let mut history = past.history()?;
+    let before = history.commits.find(|commit| commit.manifest.sequence >= sequence - 1)?;
+    let end = |commit: &Commit| commit.manifest.changelog.first().map_or(0, |changelog| changelog.end);
+    let start = before.filter(|before| before.manifest.sequence < sequence).map_or(0, |before| end(&before));
+    let partition = TopicPartition::new(topic.as_str(), past.task);
+    let mut then: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+    each_record(past, &partition, start, end(&commit), |record, _| {
+        if let Some(key) = record.key.filter(|key| is_entry(key)) {
+            then.insert(key.to_vec(), record.value.map(<[u8]>::to_vec));
+        }
+    })?;
+    let mut keys: Vec<&Vec<u8>> = now.keys().chain(then.keys()).collect();
+    keys.sort_unstable();
+    // What compaction has deleted is no difference.
+    let is_other =
+        |key: &&&Vec<u8>| then.get(**key).map_or(then.len() >= now.len(), |then| now.get(**key) != Some(then));
+    let differs = keys.iter().find(is_other).map(|&key| Differs::State {
+        key: key.clone(),
+        recorded: then.get(key).cloned(),
+        remade: now.get(key).cloned(),
+    });
+    Ok((differs.unwrap_or(Differs::Commit(what)), is_random))
+}
+
+/// Makes one commit again.
+fn remake(past: &Past<'_>, sequence: i64, folder: &Path) -> Result<(Commit, Remade), ReplayError> {
+    let mut walk = past.walk(past.history()?, sequence - 1, folder)?;
+    while let Some((commit, remade)) = walk.step()? {
+        if commit.manifest.sequence == sequence {
+            return Ok((commit, remade));
+        }
+    }
+    Err(ReplayError::Impossible(format!("commit {sequence} of task {} is no longer in the log", past.task)))
+}
+
+/// The outputs among what was written, with the index of their topic.
+fn outputs<'a>(service: &'a Service, written: &'a [Written]) -> impl Iterator<Item = (u16, &'a Written)> {
+    written.iter().filter_map(|written| {
+        let output = service.outputs.iter().position(|output| output.topic == written.topic)?;
+        Some((output as u16, written))
+    })
+}
+
+fn hash(output: u16, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(&output.to_be_bytes());
+    hash.update(&partition.to_be_bytes());
+    for bytes in [key, value] {
+        hash.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_be_bytes());
+        hash.update(bytes.unwrap_or_default());
+    }
+    hash.digest()
+}
+
+/// Which output of the service a record is, by its headers: task, commit, and number in it.
+fn ids(service: &str, headers: &[Header]) -> Option<(i32, i64, usize)> {
+    let text = |name: &str| {
+        let header = headers.iter().find(|header| header.key == name)?;
+        std::str::from_utf8(header.value.as_deref()?).ok()
+    };
+    let task = text("ce_source")?.strip_prefix("engram/")?.strip_prefix(service)?.strip_prefix('/')?.parse().ok()?;
+    let (sequence, index) = text("ce_id")?.split_once('-')?;
+    Some((task, sequence.parse().ok()?, index.parse().ok()?))
+}
+
+fn each_record(
+    past: &Past<'_>,
+    partition: &TopicPartition,
+    start: i64,
+    end: i64,
+    mut visit: impl FnMut(RecordRef<'_>, &[Header]),
+) -> Result<(), ReplayError> {
+    if start >= end {
+        return Ok(());
+    }
+    let mut reader = past.rerun.log.reader()?;
+    reader.assign(&[(partition.clone(), start)])?;
+    let (mut position, mut progress) = (start, Instant::now());
+    while position < end {
+        let fetched = reader.fetch(0, FETCH_RECORDS_MAX)?;
+        let before = position;
+        if let Some(batch) = fetched.records {
+            for index in 0..batch.len() {
+                let record = batch.record(index);
+                position = record.offset + 1;
+                if record.offset < end {
+                    visit(record, &batch.headers(index));
+                }
+            }
+        }
+        position = position.max(fetched.end.unwrap_or(position));
+        if position > before {
+            progress = Instant::now();
+        } else if progress.elapsed() > STALL_MAX {
+            let seconds = STALL_MAX.as_secs();
+            return Err(ReplayError::Impossible(format!(
+                "the log does not hand out {partition}/{position} within {seconds} s"
+            )));
+        } else {
+            reader.wait(WAIT_MAX)?;
+        }
+    }
+    Ok(())
+}
