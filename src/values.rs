@@ -84,7 +84,7 @@ impl FromStr for When {
         let named = || {
             let (rest, offset) = text.rsplit_once('/')?;
             let (topic, partition) = rest.rsplit_once('/')?;
-            record(Some(topic).filter(|topic| !topic.is_empty()), &format!("{partition}:{offset}"))
+            (!topic.is_empty()).then(|| record(Some(topic), &format!("{partition}:{offset}"))).flatten()
         };
         if let Some(found) = record(None, text).or_else(named) {
             return Ok(found);
