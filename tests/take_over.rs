@@ -150,15 +150,18 @@ fn start(engram: &Engram) -> Up {
 
 /// Starts a process and waits until it has committed its first record.
 fn first_record(what: &str, engram: &Engram, state: u64) -> Up {
-    let started = Instant::now();
+    let (started, began) = (Instant::now(), jiff::Timestamp::now());
     let up = start(engram);
     wait_until("a record is committed", DEADLINE, || records(&up) > 0);
     let took = started.elapsed().as_secs_f64();
     let restores = up.restores();
     let restored: u64 = restores.iter().filter_map(|restored| restored["restored_records"].as_u64()).sum();
     let longest = restores.iter().filter_map(|restored| restored["took_ms"].as_u64()).max().unwrap_or(0);
+    let opened = restores.iter().filter_map(|restored| restored["timestamp"].as_str()?.parse::<jiff::Timestamp>().ok());
+    let opened = opened.max().expect("tasks were restored").duration_since(began).as_secs_f64();
     println!(
-        "{what}: the first record is committed after {took:.2} s; {restored} records of the changelog were read; \
+        "{what}: its tasks are open, and take records, after {opened:.2} s; the first record is committed after {took:.2} s; \
+         {restored} records of the changelog were read; \
          restoring took {:.2} s, {:.0} MB/s of state",
         longest as f64 / 1e3,
         state as f64 / 1e3 / longest.max(1) as f64
