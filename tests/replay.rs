@@ -129,10 +129,11 @@ fn verified(engram: &Engram, folder: &Path) {
     assert_eq!((number("equal") + number("gone"), number("unnamed")), (sum("outputs"), 0), "{found}");
 
     let out = folder.join("out");
-    let times: Vec<&str> = manifests.iter().map(|manifest| manifest["timestamp"].as_str().expect("a time")).collect();
-    let from = times.iter().max().expect("there are commits");
+    // As numbers: as texts their fractions differ in length, and do not sort.
+    let last = manifests.iter().max_by_key(|manifest| milliseconds(&manifest["timestamp"])).expect("there are commits");
+    let from = last["timestamp"].as_str().expect("a time");
     let found = &engram.json(&["replay", "activity", "--out", &out.display().to_string(), "--from", from])[0];
-    let commits = times.iter().filter(|time| time == &from).count();
+    let commits = manifests.iter().filter(|manifest| manifest["timestamp"] == from).count();
     assert_eq!(found["commits"], commits, "{found}");
     let lines: usize = std::fs::read_dir(&out)
         .expect("a folder")
