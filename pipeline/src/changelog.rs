@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::log::{Log, LogError, TOMBSTONE_RETENTION_MS, TopicPartition};
+use crate::log::{Batch, Log, LogError, TOMBSTONE_RETENTION_MS, TopicPartition};
 use crate::progress::Progress;
 use crate::store::{Changes, Files, Run, StoreError};
 
@@ -159,7 +159,8 @@ fn settle(files: &Files, rest: Run, position: i64) -> Result<(), StoreError> {
     files.apply(changes, position)
 }
 
-/// Visits a partition's committed records from `start` until `end`, and returns the position reached (>= `end`).
+/// Visits a partition's committed records that have a key, from `start` until `end`, and returns the position reached
+/// (>= `end`).
 pub fn read(
     log: &dyn Log,
     partition: &TopicPartition,
@@ -167,6 +168,21 @@ pub fn read(
     end: i64,
     mut visit: impl FnMut(i64, &[u8], Option<&[u8]>) -> Result<(), StoreError>,
 ) -> Result<i64, StoreError> {
+    read_batches(log, partition, start, end, |batch, index| {
+        let record = batch.record(index);
+        record.key.map_or(Ok(()), |key| visit(record.offset, key, record.value))
+    })
+}
+
+/// Visits a partition's committed records from `start` until `end`, each by its batch and its index there, and returns the
+/// position reached (>= `end`): the last batch may go beyond.
+pub fn read_batches<E: From<LogError>>(
+    log: &dyn Log,
+    partition: &TopicPartition,
+    start: i64,
+    end: i64,
+    mut visit: impl FnMut(&dyn Batch, usize) -> Result<(), E>,
+) -> Result<i64, E> {
     let mut position = start;
     if position >= end {
         return Ok(position);
@@ -179,11 +195,8 @@ pub fn read(
         let before = position;
         if let Some(batch) = fetched.records {
             for index in 0..batch.len() {
-                let record = batch.record(index);
-                if let Some(key) = record.key {
-                    visit(record.offset, key, record.value)?;
-                }
-                position = record.offset + 1;
+                visit(&*batch, index)?;
+                position = batch.record(index).offset + 1;
             }
         }
         position = position.max(fetched.end.unwrap_or(position));

@@ -104,15 +104,13 @@ impl Batch for Taken {
 impl Producer for MemoryLog {
     fn write(&mut self, record: &NewRecord<'_>, tracked: bool) -> Result<(), LogError> {
         let mut state = self.state();
-        let header =
-            |(key, value): &(&str, Option<&[u8]>)| Header { key: (*key).to_owned(), value: value.map(<[u8]>::to_vec) };
         let written = Record {
             partition: record.partition,
             offset: 0,
             timestamp_ms: record.timestamp_ms.unwrap_or(state.clock.now_ms()),
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
-            headers: record.headers.iter().map(header).collect(),
+            headers: record.owned_headers(),
         };
         state.open.push((TopicPartition::new(record.topic, record.partition), written, tracked));
         Ok(())

@@ -43,6 +43,14 @@ pub struct NewRecord<'a> {
     pub headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
+impl NewRecord<'_> {
+    pub fn owned_headers(&self) -> Vec<Header> {
+        let owned =
+            |(key, value): &(&str, Option<&[u8]>)| Header { key: (*key).to_owned(), value: value.map(<[u8]>::to_vec) };
+        self.headers.iter().map(owned).collect()
+    }
+}
+
 /// A record as read; borrows from its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordRef<'a> {

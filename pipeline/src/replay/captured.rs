@@ -50,14 +50,12 @@ struct Capture(Captured);
 
 impl Producer for Capture {
     fn write(&mut self, record: &NewRecord<'_>, _tracked: bool) -> Result<(), LogError> {
-        let header =
-            |(key, value): &(&str, Option<&[u8]>)| Header { key: (*key).to_owned(), value: value.map(<[u8]>::to_vec) };
         self.0.records().push(Written {
             topic: record.topic.to_owned(),
             partition: record.partition,
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
-            headers: record.headers.iter().map(header).collect(),
+            headers: record.owned_headers(),
         });
         Ok(())
     }

@@ -73,7 +73,8 @@ impl History {
 
     /// The first commit that the log still tells of.
     pub fn first(&mut self) -> Result<Option<Commit>, ReplayError> {
-        self.find(|_| true)
+        self.seek(self.range.first)?;
+        self.read()
     }
 
     /// Goes on behind commit `sequence`.

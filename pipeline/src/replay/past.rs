@@ -13,8 +13,6 @@ pub enum Moment {
     Time(i64),
     /// Right after this record of an input was taken, whether its commit went on or not.
     Record(TopicPartition, i64),
-    /// Right after this commit, by its sequence.
-    Commit(i64),
 }
 
 /// How a task is brought back to a moment.
@@ -115,7 +113,6 @@ impl Past<'_> {
     fn way(&self, history: &mut TaskHistory, moment: &Moment) -> Result<Way, ReplayError> {
         let told_from = history.told_from();
         match moment {
-            Moment::Commit(sequence) => Ok(Way { whole: *sequence, part: None }),
             Moment::Time(time_ms) => {
                 let following = history.commits.find(|commit| commit.time_ms > *time_ms)?;
                 let whole = following.map_or(i64::MAX, |commit| commit.manifest.sequence - 1);

@@ -164,11 +164,6 @@ impl Rerun {
         self.task.store(index)
     }
 
-    /// What was written since the last commit that was made again.
-    pub fn written(&self) -> Vec<Written> {
-        self.captured.take()
-    }
-
     fn run(&mut self, commit: &Commit, until: Option<(&TopicPartition, i64)>) -> Result<(), ReplayError> {
         let manifest = &commit.manifest;
         let previous = (self.last.sequence + 1, self.last.digest.as_slice());

@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -19,11 +18,6 @@ use super::{Commit, Past, Remade, ReplayError, Written};
 use crate::changelog;
 use crate::log::{Cleanup, Header, RecordRef, TopicPartition, partitions_of};
 use crate::processor::Service;
-
-const FETCH_RECORDS_MAX: usize = 2_000;
-const WAIT_MAX: Duration = Duration::from_millis(20);
-/// Longest wait for the log to hand out what it says it has.
-const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// Which commits: those in this range of times, ms since the epoch, both included.
 #[derive(Debug, Clone, Copy)]
@@ -369,6 +363,7 @@ fn ids(service: &str, headers: &[Header]) -> Option<(i32, i64, usize)> {
     Some((task, sequence.parse().ok()?, index.parse().ok()?))
 }
 
+/// Visits a partition's records with their headers.
 fn each_record(
     past: &Past<'_>,
     partition: &TopicPartition,
@@ -376,35 +371,12 @@ fn each_record(
     end: i64,
     mut visit: impl FnMut(RecordRef<'_>, &[Header]),
 ) -> Result<(), ReplayError> {
-    if start >= end {
-        return Ok(());
-    }
-    let mut reader = past.rerun.log.reader()?;
-    reader.assign(&[(partition.clone(), start)])?;
-    let (mut position, mut progress) = (start, Instant::now());
-    while position < end {
-        let fetched = reader.fetch(0, FETCH_RECORDS_MAX)?;
-        let before = position;
-        if let Some(batch) = fetched.records {
-            for index in 0..batch.len() {
-                let record = batch.record(index);
-                position = record.offset + 1;
-                if record.offset < end {
-                    visit(record, &batch.headers(index));
-                }
-            }
+    let read = changelog::read_batches(past.rerun.log, partition, start, end, |batch, index| {
+        let record = batch.record(index);
+        if record.offset < end {
+            visit(record, &batch.headers(index));
         }
-        position = position.max(fetched.end.unwrap_or(position));
-        if position > before {
-            progress = Instant::now();
-        } else if progress.elapsed() > STALL_MAX {
-            let seconds = STALL_MAX.as_secs();
-            return Err(ReplayError::Impossible(format!(
-                "the log does not hand out {partition}/{position} within {seconds} s"
-            )));
-        } else {
-            reader.wait(WAIT_MAX)?;
-        }
-    }
-    Ok(())
+        Ok::<(), ReplayError>(())
+    });
+    read.map(drop)
 }
