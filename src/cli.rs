@@ -208,7 +208,7 @@ pub struct ReplayService {
     /// Compare outputs and state with what was committed, and name the first record and field that differ
     #[arg(long, required_unless_present = "out")]
     pub verify: bool,
-    /// Write the outputs there: a file of JSON lines for each topic
+    /// Write the outputs there: files of JSON lines, DIR/TOPIC/TASK.ndjson
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Only what was committed at this time or later

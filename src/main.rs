@@ -7,6 +7,7 @@ mod config;
 mod data_dir;
 mod events;
 mod output;
+mod outputs;
 mod past;
 mod queries;
 mod reading;

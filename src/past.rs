@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use engram_pipeline::dead_letter;
 use engram_pipeline::log::{TopicPartition, partitions_of};
 use engram_pipeline::processor::Service;
-use engram_pipeline::replay::{Moment, Past, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions};
+use engram_pipeline::replay::{Moment, Past, Program, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions};
 use engram_pipeline::snapshot::Snapshots;
 use engram_pipeline::store::Budget;
 use engram_schemas::registry::Registry;
@@ -52,6 +52,10 @@ impl<'a> PastService<'a> {
     }
 
     pub fn past(&self, task: i32) -> Past<'_> {
+        self.past_by(task, Program::Same)
+    }
+
+    pub fn past_by(&self, task: i32, program: Program) -> Past<'_> {
         Past {
             rerun: RerunOptions {
                 service: &self.service,
@@ -60,6 +64,7 @@ impl<'a> PastService<'a> {
                 budget: &self.budget,
                 partitions: self.partitions,
                 dead_letter_partitions: self.dead_letter_partitions,
+                program,
             },
             snapshots: self.snapshots.as_ref(),
             task,

@@ -135,9 +135,13 @@ fn verified(engram: &Engram, folder: &Path) {
     let found = &engram.json(&["replay", "activity", "--out", &out.display().to_string(), "--from", from])[0];
     let commits = manifests.iter().filter(|manifest| manifest["timestamp"] == from).count();
     assert_eq!(found["commits"], commits, "{found}");
-    let lines: usize = std::fs::read_dir(&out)
-        .expect("a folder")
-        .map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("text").lines().count())
+    let inside = |folder: &Path| -> Vec<_> {
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect()
+    };
+    let lines: usize = inside(&out)
+        .iter()
+        .flat_map(|topic| inside(topic))
+        .map(|file| std::fs::read_to_string(file).expect("text").lines().count())
         .sum();
     assert_eq!(found["outputs"], lines);
     assert!(engram.fails(2, &["replay", "activity"]).contains("--verify"));

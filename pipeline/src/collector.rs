@@ -12,6 +12,28 @@ use crate::log::{LogError, NewRecord, TopicPartition};
 use crate::outbox::SharedOutbox;
 use crate::processor::Output;
 
+/// What an output was made of, as a traced replay tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// What was being processed, and what it read.
+    Step,
+    /// An entry of the store with this index, by its key.
+    Entry(usize, Vec<u8>),
+    /// All that has contributed to this key since the last commit (`Context::contributes`).
+    Contributions(Vec<u8>),
+}
+
+/// What a traced task tells beside its outputs.
+#[derive(Debug, Default)]
+pub struct Traced {
+    /// One for each output.
+    pub origins: Vec<Origin>,
+    /// Keys that what was processed has contributed to.
+    pub contributed: Vec<Vec<u8>>,
+    /// Of the outputs to come.
+    origin: Option<Origin>,
+}
+
 /// Collects what one task writes between two commits.
 pub struct Collector {
     outbox: SharedOutbox,
@@ -33,6 +55,8 @@ pub struct Collector {
     seed: i64,
     /// Random numbers told.
     randoms: u64,
+    /// `None`: it is not traced.
+    traced: Option<Traced>,
     id: String,
     causation: String,
 }
@@ -74,6 +98,7 @@ impl Collector {
             stream_time: i64::MIN,
             seed: 0,
             randoms: 0,
+            traced: None,
             id: String::new(),
             causation: String::new(),
         }
@@ -90,6 +115,11 @@ impl Collector {
         self.stream_time = i64::MIN;
         self.seed = self.digest.digest() as i64 ^ xxh3_64(self.source.as_bytes()) as i64 ^ sequence;
         self.randoms = 0;
+    }
+
+    /// Outputs from now on are caused by no one record.
+    pub fn caused_by_many(&mut self) {
+        self.cause = None;
     }
 
     /// Outputs from now on are caused by this record.
@@ -134,8 +164,13 @@ impl Collector {
                     ("ce_source", Some(self.source.as_bytes())),
                     ("causation", Some(self.causation.as_bytes())),
                 ];
-                outbox.write(&NewRecord { headers: &headers, ..record }, false)?;
+                // What is made of many records, as one update for all that a commit has changed, has no single cause.
+                let headers = if self.cause.is_some() { &headers[..] } else { &headers[..4] };
+                outbox.write(&NewRecord { headers, ..record }, false)?;
             }
+        }
+        if let Some(traced) = &mut self.traced {
+            traced.origins.push(traced.origin.clone().unwrap_or(Origin::Step));
         }
         self.written += 1;
         self.bytes += key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
@@ -158,11 +193,34 @@ impl Collector {
             None => self.clock.now_ms(),
             Some(recorded) => recorded.pop_front().unwrap_or_else(|| {
                 self.unrecorded += 1;
-                self.wall_clock.last().copied().unwrap_or_default()
+                self.clock.now_ms()
             }),
         };
         self.wall_clock.push(now);
         now
+    }
+
+    /// Begins to note what each output is made of, or stops.
+    pub fn trace(&mut self, on: bool) {
+        self.traced = on.then(Traced::default);
+    }
+
+    /// What was noted since the last time; nothing unless it is traced.
+    pub fn take_traced(&mut self) -> Traced {
+        self.traced.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// What the outputs to come are made of.
+    pub fn made_of(&mut self, origin: impl FnOnce() -> Origin) {
+        if let Some(traced) = &mut self.traced {
+            traced.origin = Some(origin());
+        }
+    }
+
+    pub fn contributes(&mut self, key: impl FnOnce() -> Vec<u8>) {
+        if let Some(traced) = &mut self.traced {
+            traced.contributed.push(key());
+        }
     }
 
     /// From now on the clock tells these, as it did when they were recorded.

@@ -6,7 +6,7 @@ use engram_schemas::codec::DecodeError;
 use engram_schemas::registry::Registry;
 use thiserror::Error;
 
-use crate::collector::Collector;
+use crate::collector::{Collector, Origin};
 use crate::errors::ErrorPolicy;
 use crate::log::{LogError, RecordRef, TopicPartition, TopicSpec};
 use crate::store::{Store, StoreError, StoreSpec};
@@ -165,9 +165,26 @@ impl Context<'_> {
     ) -> Result<(), ProcessError> {
         let mut emitter = Emitter { collector: self.collector, partition: self.partition };
         for (key, value) in self.stores[index].changes() {
+            emitter.collector.made_of(|| Origin::Entry(index, key.to_vec()));
             emit(key, value, &mut emitter)?;
         }
         Ok(())
+    }
+
+    /// Tells that what is processed now goes into an output that `before_commit` makes of something that is in no store:
+    /// `made_of` names it there by the same key. Only a replay that traces asks for the key.
+    pub fn contributes(&mut self, key: impl FnOnce() -> Vec<u8>) {
+        self.collector.contributes(key);
+    }
+
+    /// In `before_commit`: what is emitted from now on is made of what has contributed to this key.
+    pub fn made_of(&mut self, key: impl FnOnce() -> Vec<u8>) {
+        self.collector.made_of(|| Origin::Contributions(key()));
+    }
+
+    /// The same for what is emitted of an entry of a store.
+    pub fn made_of_entry(&mut self, index: usize, key: impl FnOnce() -> Vec<u8>) {
+        self.collector.made_of(|| Origin::Entry(index, key()));
     }
 
     /// Milliseconds since the epoch, UTC, as recorded in the manifest.

@@ -15,7 +15,7 @@ use engram_schemas::registry::Registry;
 
 use crate::changelog;
 use crate::clock::Clock;
-use crate::collector::{ClockUse, Collector};
+use crate::collector::{ClockUse, Collector, Traced};
 use crate::committer::PreparedTask;
 use crate::dead_letter::DeadLetters;
 use crate::disposal::{self, Arrival, Disposal, Fault};
@@ -26,7 +26,7 @@ use crate::poison::{Poison, Verdict};
 use crate::processor::{Input, ProcessError, Processor, Service, TaskSetup, Workspace};
 use crate::queue::RecordQueue;
 use crate::retry::{self, Retries};
-use crate::store::{Changes, Files, Store, StoreError, prefix};
+use crate::store::{Changes, Files, Store, StoreError, Trace, prefix};
 use crate::timers::{self, FIRED_MAX, Fire, TimerClock, Timers};
 
 /// What a task is opened with.
@@ -89,8 +89,9 @@ impl Task {
         .map_err(|error| ProcessError::Retry(error.to_string()))?;
         let (outbox, clock) = (options.outbox.clone(), options.clock.clone());
         let retries = Retries::new(outbox.clone(), clock.clone(), service.name, partition);
+        let is_new = last == LastCommit::default();
         let stores = (0..service.stores.len())
-            .map(|index| Store::new(prefix(index), Arc::clone(&files), options.cache_bytes_max))
+            .map(|index| Store::new(prefix(index), Arc::clone(&files), options.cache_bytes_max, is_new))
             .collect();
         let mut task = Self {
             processor: (service.processor)(&setup)?,
@@ -235,6 +236,17 @@ impl Task {
         self.workspace.timers.stream_time()
     }
 
+    /// For a replay: begins to note what is read, written and emitted, or stops.
+    pub(crate) fn trace(&mut self, on: bool) {
+        self.workspace.stores.iter_mut().for_each(|store| store.trace(on));
+        self.workspace.collector.trace(on);
+    }
+
+    /// What was noted since the last time: of each store, and of the outputs.
+    pub(crate) fn take_traces(&mut self) -> (Vec<Trace>, Traced) {
+        (self.workspace.stores.iter_mut().map(Store::take_trace).collect(), self.workspace.collector.take_traced())
+    }
+
     /// For a replay: what the processor's clock is to tell until the commit.
     pub(crate) fn recorded_clock(&mut self, readings: &[i64]) {
         self.workspace.collector.recorded_clock(readings);
@@ -267,6 +279,7 @@ impl Task {
             self.taken.begin(&self.queues);
             return Ok(None);
         }
+        self.workspace.collector.caused_by_many();
         let mut context = self.workspace.context();
         if let Err(error) = disposal::before_commit(&mut *self.processor, &mut context) {
             if matches!(error, ProcessError::Panicked(_)) {

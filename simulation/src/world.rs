@@ -8,7 +8,7 @@ use std::time::Duration;
 use engram_pipeline::clock::ManualClock;
 use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::{Log, NewRecord, Producer, ProducerOptions, TopicPartition};
-use engram_pipeline::replay::{Moment, Past, ReplayError, RerunOptions};
+use engram_pipeline::replay::{Moment, Past, Program, ReplayError, RerunOptions};
 use engram_pipeline::service::prepare_topics;
 use engram_pipeline::store::Budget;
 use engram_pipeline::task::Task;
@@ -294,6 +294,7 @@ impl World {
             budget: &budget,
             partitions: self.partitions,
             dead_letter_partitions: self.partitions,
+            program: Program::Same,
         };
         let past = Past { rerun, snapshots: None, task: partition };
         let folder = self.folder.join(format!("replay-{partition}"));

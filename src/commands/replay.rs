@@ -1,24 +1,23 @@
 //! `engram replay`: a service's commits made again beside the running service, compared with what was committed, or written
 //! to files.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context as _;
 use engram_pipeline::log::partitioner::partition_for;
-use engram_pipeline::replay::{Commit, Difference, Differs, Remade, Times, Verified, Written, verify};
+use engram_pipeline::replay::{
+    Commit, Difference, Differs, Program, Remade, Times, Verified, Written, run_again, verify,
+};
 use engram_pipeline::store::prefix;
 use engram_schemas::codec::Decoder;
 use serde_json::{Value, json};
 
-use super::stop_flag;
+use super::{lock, stop_flag};
 use crate::cli::{Global, ReplayService};
 use crate::output;
+use crate::outputs::Out;
 use crate::past::{PastService, explained};
 use crate::values::rfc3339;
 use crate::wire::{self, Access, Connection};
@@ -36,35 +35,57 @@ pub fn run(global: &Global, args: &ReplayService) -> anyhow::Result<()> {
         }
         None => 0..service.partitions,
     };
-    let pasts: Vec<_> = tasks.map(|task| service.past(task)).collect();
+    let program = if args.verify { Program::Same } else { Program::Other };
+    let pasts: Vec<_> = tasks.map(|task| service.past_by(task, program)).collect();
     let times = Times { from_ms: args.from.unwrap_or(i64::MIN), to_ms: args.to.unwrap_or(i64::MAX) };
-    let mut out = args.out.as_deref().map(|folder| Out::create(folder, &connection, &service)).transpose()?;
-    let mut failed = None;
+    let out = args.out.as_deref().map(|folder| Out::create(folder, &connection, &service)).transpose()?;
+    let failed = Mutex::new(None);
     let started = Instant::now();
-    let verified = verify(&pasts, times, folder.path(), |commit, remade| {
-        if let Some(out) = &mut out {
-            failed = out.write(commit, remade).err();
+    let visit = |commit: &Commit, remade: &Remade| {
+        if let Some(Err(error)) = out.as_ref().map(|out| out.write(commit, remade)) {
+            lock(&failed).get_or_insert(error);
         }
-        failed.is_none() && !stop.load(Ordering::Relaxed)
-    });
+        lock(&failed).is_none() && !stop.load(Ordering::Relaxed)
+    };
+    let verified = if args.verify {
+        verify(&pasts, times, folder.path(), visit)
+    } else {
+        run_again(&pasts, times, folder.path(), visit)
+    };
     let verified = verified.map_err(explained)?;
-    if let Some(error) = failed {
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
     if let Some(out) = out {
         out.finish()?;
     }
     anyhow::ensure!(!stop.load(Ordering::Relaxed), "stopped after {} commits", verified.commits);
+    let seconds = started.elapsed().as_secs_f64();
+    if !args.verify {
+        return print_made(global, &verified, seconds);
+    }
     let mut decoder = Decoder::new(Arc::clone(&connection.registry));
     let difference =
         verified.difference.as_ref().map(|found| describe(&args.service, found, &mut decoder)).transpose()?;
-    print(global, &verified, difference.as_ref(), started.elapsed().as_secs_f64())?;
+    print(global, &verified, difference.as_ref(), seconds)?;
     match (&verified.difference, difference) {
         (Some(found), Some(shown)) => {
             anyhow::bail!("commit {} of task {} is not as it was: {}", found.sequence, found.task, shown.line)
         }
         _ => Ok(()),
     }
+}
+
+fn print_made(global: &Global, made: &Verified, seconds: f64) -> anyhow::Result<()> {
+    let Verified { commits, records, outputs, .. } = made;
+    let per_second = (*records as f64 / seconds.max(1e-9)).round() as u64;
+    if global.json {
+        let made = json!({"commits": commits, "records": records, "outputs": outputs, "records_per_second": per_second});
+        return Ok(output::json(&made)?);
+    }
+    let numbers = [*commits, *records, *outputs, per_second];
+    let header = ["commits", "records", "outputs", "records/s"];
+    Ok(output::table(&header, [numbers.iter().map(u64::to_string).collect()])?)
 }
 
 fn print(global: &Global, verified: &Verified, difference: Option<&Shown>, seconds: f64) -> anyhow::Result<()> {
@@ -94,7 +115,7 @@ fn describe(service: &str, found: &Difference, decoder: &mut Decoder) -> anyhow:
                 let Some(written) = written else { return Ok(Value::Null) };
                 let key = written.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned());
                 let value = output::value(decoder, written.value.as_deref())?;
-                Ok(json!({"topic": written.topic, "partition": written.partition, "key": key, "value": value}))
+                Ok(json!({"topic": &*written.topic, "partition": written.partition, "key": key, "value": value}))
             };
             let (then, now) = (decode(recorded, decoder)?, decode(remade, decoder)?);
             let place = place.as_ref().map(|(partition, offset)| format!("{partition}/{offset}"));
@@ -151,45 +172,3 @@ fn fields(then: &Value, now: &Value) -> String {
     format!("{then}, and {now} comes out now")
 }
 
-/// Files of JSON lines, one for each topic.
-struct Out<'a> {
-    folder: PathBuf,
-    files: BTreeMap<String, BufWriter<File>>,
-    decoder: Decoder,
-    service: &'a PastService<'a>,
-}
-
-impl<'a> Out<'a> {
-    fn create(folder: &Path, connection: &Connection, service: &'a PastService<'a>) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let decoder = Decoder::new(Arc::clone(&connection.registry));
-        Ok(Self { folder: folder.to_owned(), files: BTreeMap::new(), decoder, service })
-    }
-
-    fn write(&mut self, commit: &Commit, remade: &Remade) -> anyhow::Result<()> {
-        for written in remade.written.iter().filter(|written| self.service.writes(&written.topic)) {
-            let path = self.folder.join(format!("{}.ndjson", written.topic));
-            let failed = || format!("cannot write {}", path.display());
-            if !self.files.contains_key(&written.topic) {
-                let file = BufWriter::new(File::create(&path).with_context(failed)?);
-                self.files.insert(written.topic.clone(), file);
-            }
-            let line = json!({
-                "task": commit.manifest.partition, "commit": commit.manifest.sequence, "partition": written.partition,
-                "key": written.key.as_deref().map(String::from_utf8_lossy),
-                "value": output::value(&mut self.decoder, written.value.as_deref())?
-            });
-            let file = self.files.get_mut(&written.topic).expect("opened above");
-            writeln!(file, "{line}").with_context(failed)?;
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> anyhow::Result<()> {
-        let folder = self.folder.display().to_string();
-        self.files
-            .into_values()
-            .try_for_each(|mut file| file.flush())
-            .with_context(|| format!("cannot write to {folder}"))
-    }
-}

@@ -96,8 +96,8 @@ impl Batch for Taken {
         RecordRef { offset: *offset, timestamp_ms: *timestamp_ms, key: key.as_deref(), value: value.as_deref() }
     }
 
-    fn headers(&self, index: usize) -> Vec<Header> {
-        self.0[index].headers.clone()
+    fn visit_headers(&self, index: usize, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        self.0[index].headers.iter().for_each(|header| visit(&header.key, header.value.as_deref()));
     }
 }
 

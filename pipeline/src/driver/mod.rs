@@ -30,7 +30,7 @@ use crate::manifest;
 use crate::outbox::{Outbox, SharedOutbox};
 use crate::poison::Poison;
 use crate::processor::{ProcessError, Service};
-use crate::replay::{self, Past, ReplayError, RerunOptions, Times, Verified};
+use crate::replay::{self, Past, Program, ReplayError, RerunOptions, Times, Verified};
 use crate::restore::Restore;
 use crate::status::WorkerStatus;
 use crate::store::{Budget, Order, OwnedEntry, StoreError};
@@ -260,6 +260,7 @@ impl Driver {
             budget: &budget,
             partitions: self.partitions,
             dead_letter_partitions: self.partitions,
+            program: Program::Same,
         };
         let tasks: Vec<_> = (0..self.partitions).map(|task| Past { rerun, snapshots: None, task }).collect();
         let times = Times { from_ms: i64::MIN, to_ms: i64::MAX };

@@ -84,6 +84,14 @@ pub trait Batch: Send {
     /// The `index`-th record. Panics if there is none.
     fn record(&self, index: usize) -> RecordRef<'_>;
 
-    /// The headers of the `index`-th record, in order; read only where they are needed, as they are costly.
-    fn headers(&self, index: usize) -> Vec<Header>;
+    /// Visits the headers of the `index`-th record, in order; read only where they are needed, as they are costly.
+    fn visit_headers(&self, index: usize, visit: &mut dyn FnMut(&str, Option<&[u8]>));
+
+    fn headers(&self, index: usize) -> Vec<Header> {
+        let mut found = Vec::new();
+        self.visit_headers(index, &mut |key, value| {
+            found.push(Header { key: key.to_owned(), value: value.map(<[u8]>::to_vec) });
+        });
+        found
+    }
 }

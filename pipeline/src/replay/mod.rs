@@ -15,6 +15,7 @@ mod history;
 mod past;
 mod registry;
 mod rerun;
+mod steps;
 mod verify;
 
 use thiserror::Error;
@@ -28,8 +29,9 @@ pub use captured::Written;
 pub use history::{Commit, History};
 pub use past::{Moment, Past, TaskHistory, Walk};
 pub use registry::ReadOnlyRegistry;
-pub use rerun::{Remade, Rerun, RerunOptions};
-pub use verify::{Difference, Differs, Times, Verified, verify};
+pub use rerun::{Program, Remade, Rerun, RerunOptions};
+pub use steps::{Cause, Change, Emitted, Step, TakenRecord};
+pub use verify::{Difference, Differs, Times, Verified, run_again, verify};
 
 /// Why a past cannot be had.
 #[derive(Debug, Error)]

@@ -15,9 +15,11 @@ use engram_schemas::manifest::{Firing, Manifest};
 use engram_schemas::registry::Registry;
 
 use super::captured::{Captured, Written};
+use super::steps::{Cause, Change, Emitted, Step, TakenRecord};
 use super::{Commit, ReplayError};
 use crate::clock::ManualClock;
-use crate::collector::ClockUse;
+use crate::collector::{ClockUse, Traced};
+use crate::dead_letter;
 use crate::log::{Consumer, Log, TopicPartition};
 use crate::manifest::LastCommit;
 use crate::outbox::Outbox;
@@ -25,14 +27,14 @@ use crate::poison::Poison;
 use crate::processor::{ProcessError, Service};
 use crate::store::{Budget, Files, Store};
 use crate::task::{Task, TaskOptions};
-use crate::timers::{FIRED_MAX, TimerClock};
+use crate::timers::TimerClock;
 
 const FETCH_RECORDS_MAX: usize = 2_000;
 const WAIT_MAX: Duration = Duration::from_millis(20);
 /// Longest wait for the log to hand out what it says it has.
 const STALL_MAX: Duration = Duration::from_secs(60);
-/// What the task's store may keep in memory.
-const CACHE_BYTES_MAX: usize = 16 << 20;
+/// What each of the task's stores may keep in memory.
+const CACHE_BYTES_MAX: usize = 64 << 20;
 
 /// What a rerun is made of.
 #[derive(Clone, Copy)]
@@ -44,6 +46,26 @@ pub struct RerunOptions<'a> {
     /// Partitions of the service's inputs, and of the dead letters.
     pub partitions: i32,
     pub dead_letter_partitions: i32,
+    pub program: Program,
+}
+
+/// Whether the program and its configuration are those that made the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// What comes out otherwise is an error.
+    Same,
+    /// It takes the same records in the same order and commits; nothing else need be as it was.
+    Other,
+}
+
+/// How far a commit is run.
+#[derive(Debug, Clone, Copy)]
+enum Until<'a> {
+    End,
+    /// Until this record was taken.
+    Record(&'a TopicPartition, i64),
+    /// Until so many records were taken and timers fired.
+    Steps(usize),
 }
 
 /// A task that does again what its manifests say that it did. Nothing of it reaches the log, and nothing is counted in the
@@ -55,8 +77,22 @@ pub struct Rerun {
     /// Reads the inputs, in the order of `Service::inputs`.
     reader: Box<dyn Consumer>,
     poison: Poison,
+    program: Program,
     /// The commit that it stands behind.
     last: LastCommit,
+    /// What it does, step by step, where that is wanted.
+    steps: Option<Steps>,
+    /// The topics of its outputs.
+    outputs: Vec<String>,
+}
+
+/// The steps of a commit that is under way.
+#[derive(Default)]
+struct Steps {
+    list: Vec<Step>,
+    /// Records captured, and the outputs among them.
+    written: usize,
+    outputs: usize,
 }
 
 /// What came of a commit that was made again.
@@ -125,7 +161,9 @@ impl Rerun {
             dead_letter_partitions: options.dead_letter_partitions,
         };
         let task = Task::open(options.service, task, &positions, files, &task_options)?;
-        Ok(Self { task, clock, captured, reader, poison: Poison::default(), last })
+        let (program, poison) = (options.program, Poison::default());
+        let outputs = options.service.outputs.iter().map(|output| output.topic.clone()).collect();
+        Ok(Self { task, clock, captured, reader, poison, program, last, steps: None, outputs })
     }
 
     /// The commit that it stands behind.
@@ -138,10 +176,21 @@ impl Rerun {
         metrics::with_local_recorder(&metrics::NoopRecorder, || self.make_again(commit))
     }
 
+    /// As `commit`, and tells each step.
+    pub fn commit_by_steps(&mut self, commit: &Commit) -> Result<(Vec<Step>, Remade), ReplayError> {
+        self.task.trace(true);
+        self.steps = Some(Steps::default());
+        let remade = self.commit(commit);
+        self.task.trace(false);
+        let steps = self.steps.take().unwrap_or_default();
+        Ok((steps.list, remade?))
+    }
+
     fn make_again(&mut self, commit: &Commit) -> Result<Remade, ReplayError> {
-        self.run(commit, None)?;
+        self.run(commit, Until::End)?;
         let clock = self.task.clock_use();
         let prepared = self.task.prepare_commit()?.ok_or_else(|| strayed(commit, "it has taken nothing"))?;
+        self.step(Cause::Commit, None)?;
         let end = commit.manifest.changelog.first().map_or(0, |changelog| changelog.end);
         self.task.files().apply(prepared.changes, end)?;
         self.task.committed();
@@ -156,7 +205,21 @@ impl Rerun {
     /// Runs the commit that follows `last` until this record of its inputs was taken, and no further: then the stores are as
     /// they were right after it. A record that the commit did not take leaves them as after its last.
     pub fn up_to(&mut self, commit: &Commit, record: (&TopicPartition, i64)) -> Result<(), ReplayError> {
-        metrics::with_local_recorder(&metrics::NoopRecorder, || self.run(commit, Some(record)))
+        let until = Until::Record(record.0, record.1);
+        metrics::with_local_recorder(&metrics::NoopRecorder, || self.run(commit, until))
+    }
+
+    /// As `up_to`, for so many steps (records taken, timers fired). What was run of the commit before is forgotten first.
+    pub fn up_to_step(&mut self, commit: &Commit, steps: usize) -> Result<(), ReplayError> {
+        metrics::with_local_recorder(&metrics::NoopRecorder, || {
+            self.begin_again(&commit.manifest)?;
+            self.run(commit, Until::Steps(steps))
+        })
+    }
+
+    /// The outputs so far of a commit that was run `up_to` somewhere.
+    pub fn uncommitted(&self) -> Vec<Written> {
+        self.captured.from(0)
     }
 
     /// A store as it is now.
@@ -164,10 +227,10 @@ impl Rerun {
         self.task.store(index)
     }
 
-    fn run(&mut self, commit: &Commit, until: Option<(&TopicPartition, i64)>) -> Result<(), ReplayError> {
+    fn run(&mut self, commit: &Commit, until: Until<'_>) -> Result<(), ReplayError> {
         let manifest = &commit.manifest;
         let previous = (self.last.sequence + 1, self.last.digest.as_slice());
-        if (manifest.sequence, manifest.previous_digest.as_slice()) != previous {
+        if self.program == Program::Same && (manifest.sequence, manifest.previous_digest.as_slice()) != previous {
             let found = format!(
                 "commit {} does not go on from where the replay is, behind commit {} with digest {}",
                 manifest.sequence,
@@ -180,36 +243,78 @@ impl Rerun {
             match self.take(commit, until) {
                 // It stopped the worker, too, until it was known; with the verdict on it the commit is made once more.
                 Err(ReplayError::Process(ProcessError::Poisoned(_))) if self.poison.take_condemned() => {
-                    let positions: Vec<_> = self
-                        .task
-                        .queues()
-                        .iter()
-                        .zip(&manifest.inputs)
-                        .map(|(queue, input)| (queue.partition.clone(), input.from))
-                        .collect();
-                    self.reader.assign(&positions)?;
-                    self.task.aborted(&positions);
-                    self.captured.take();
+                    self.begin_again(manifest)?;
                 }
                 outcome => return outcome,
             }
         }
     }
 
+    /// Goes back to the commit that it stands behind.
+    fn begin_again(&mut self, manifest: &Manifest) -> Result<(), ReplayError> {
+        let inputs = self.task.queues().iter().zip(&manifest.inputs);
+        let positions: Vec<_> = inputs.map(|(queue, input)| (queue.partition.clone(), input.from)).collect();
+        self.reader.assign(&positions)?;
+        self.task.aborted(&positions);
+        self.captured.take();
+        self.task.take_traces();
+        self.steps = self.steps.as_ref().map(|_| Steps::default());
+        Ok(())
+    }
+
+    /// Notes what was done since the last step, if that is wanted.
+    fn step(&mut self, cause: Cause, record: Option<TakenRecord>) -> Result<(), ReplayError> {
+        let Some(mut steps) = self.steps.take() else { return Ok(()) };
+        let (traces, Traced { origins, contributed, .. }) = self.task.take_traces();
+        let mut step = Step { cause, record, contributed, ..Step::default() };
+        for (store, trace) in traces.into_iter().enumerate() {
+            for (key, before) in trace.written {
+                let after = self.task.store(store).get(&key)?.map(<[u8]>::to_vec);
+                if before != after {
+                    step.changes.push(Change { store, key: key.into(), before, after });
+                }
+            }
+            step.reads.extend(trace.read.into_iter().map(|key| (store, key.into())));
+        }
+        // These looks were no part of it.
+        self.task.take_traces();
+        let written = self.captured.from(steps.written);
+        steps.written += written.len();
+        let (outputs, others): (Vec<_>, Vec<_>) =
+            written.into_iter().partition(|written| self.outputs.iter().any(|topic| **topic == *written.topic));
+        for (record, origin) in outputs.into_iter().zip(origins) {
+            step.outputs.push(Emitted { index: steps.outputs, record, origin });
+            steps.outputs += 1;
+        }
+        step.dead_letters = others.into_iter().filter(|written| *written.topic == *dead_letter::TOPIC).collect();
+        steps.list.push(step);
+        self.steps = Some(steps);
+        Ok(())
+    }
+
     /// Takes the commit's records and fires its timers, once.
-    fn take(&mut self, commit: &Commit, until: Option<(&TopicPartition, i64)>) -> Result<(), ReplayError> {
+    fn take(&mut self, commit: &Commit, until: Until<'_>) -> Result<(), ReplayError> {
         let manifest = &commit.manifest;
         self.clock.set(commit.time_ms);
         self.task.recorded_clock(&manifest.wall_clock);
-        let mut firings = Firings::new(&manifest.firings);
+        let mut left = match until {
+            Until::Steps(count) => count,
+            _ => usize::MAX,
+        };
+        let mut firings = Firings { recorded: &manifest.firings, by_stream_time: 0, before: 0 };
         let mut taken = 0;
         for run in &manifest.interleaving {
             let source = usize::try_from(run.input).unwrap_or(usize::MAX);
             let range =
                 manifest.inputs.get(source).ok_or_else(|| strayed(commit, "its interleaving names no input"))?;
             for _ in 0..run.count {
-                firings.recorded(&mut self.task, taken, commit)?;
-                firings.due(&mut self.task)?;
+                while left > 0 && firings.next(self, taken, commit)? {
+                    left -= 1;
+                }
+                if left == 0 {
+                    return Ok(());
+                }
+                left -= 1;
                 let offset = self.fetch(source, range.to)?.ok_or_else(|| {
                     ReplayError::Impossible(format!(
                         "commit {} has taken a record of {}/{} between offsets {} and {} that is no longer in the log: \
@@ -217,14 +322,31 @@ impl Rerun {
                         manifest.sequence, range.topic, range.partition, range.from, range.to
                     ))
                 })?;
+                let record = self.steps.is_some().then(|| TakenRecord::head(&self.task.queues()[source]));
                 self.task.process_head(source, &mut self.poison)?;
+                self.step(Cause::Record, record)?;
                 taken += 1;
-                if until.is_some_and(|(place, at)| at == offset && *place == self.task.queues()[source].partition) {
+                if let Until::Record(place, at) = until
+                    && at == offset
+                    && *place == self.task.queues()[source].partition
+                {
                     return Ok(());
                 }
             }
         }
-        firings.rest(&mut self.task, taken, commit)
+        while left > 0 && firings.last(self, taken, commit)? {
+            left -= 1;
+        }
+        Ok(())
+    }
+
+    /// Fires one timer, if one is due. Those by the wall clock at once have one time, and are fired together.
+    fn fire(&mut self, clock: TimerClock, now_ms: i64, most: usize) -> Result<usize, ReplayError> {
+        let fired = self.task.fire(clock, now_ms, most)?;
+        if fired > 0 {
+            self.step(Cause::Timer(clock), None)?;
+        }
+        Ok(fired)
     }
 
     /// The offset of an input's next record, if there is one before `end`.
@@ -261,13 +383,29 @@ struct Firings<'a> {
     before: i64,
 }
 
-impl<'a> Firings<'a> {
-    fn new(recorded: &'a [Firing]) -> Self {
-        Self { recorded, by_stream_time: 0, before: 0 }
+impl Firings<'_> {
+    /// Fires what comes first before the next record; whether there was anything.
+    fn next(&mut self, rerun: &mut Rerun, taken: i64, commit: &Commit) -> Result<bool, ReplayError> {
+        if self.recorded(rerun, taken, commit)? {
+            return Ok(true);
+        }
+        self.stream_time(rerun, i64::MAX)
     }
 
-    /// Fires what was fired by the wall clock after so many records.
-    fn recorded(&mut self, task: &mut Task, taken: i64, commit: &Commit) -> Result<(), ReplayError> {
+    /// Fires what comes first behind the last record; whether there was anything.
+    fn last(&mut self, rerun: &mut Rerun, taken: i64, commit: &Commit) -> Result<bool, ReplayError> {
+        if self.recorded(rerun, taken, commit)? {
+            return Ok(true);
+        }
+        if let ([firing, ..], Program::Same) = (self.recorded, rerun.program) {
+            let what = format!("it has fired timers after {} records, and has taken {taken}", firing.after);
+            return Err(strayed(commit, &what));
+        }
+        self.stream_time_until(rerun, self.before, commit)
+    }
+
+    /// Fires what was fired by the wall clock after so many records, and what stream time had made due before it.
+    fn recorded(&mut self, rerun: &mut Rerun, taken: i64, commit: &Commit) -> Result<bool, ReplayError> {
         while let Some((firing, rest)) = self.recorded.split_first() {
             if !firing.wall_clock {
                 // Those after it may be of the same place; how many came before them is known now.
@@ -276,47 +414,43 @@ impl<'a> Firings<'a> {
                 continue;
             }
             if firing.after != taken {
-                return Ok(());
+                return Ok(false);
             }
-            self.stream_time(task, self.before, commit)?;
-            let most = usize::try_from(firing.count).unwrap_or(0);
-            if task.fire(TimerClock::WallClock, firing.time, most)? != most {
-                return Err(strayed(commit, "fewer timers of the wall clock are due than it has fired"));
+            if self.stream_time_until(rerun, self.before, commit)? {
+                return Ok(true);
             }
             self.recorded = rest;
-        }
-        Ok(())
-    }
-
-    /// Fires all that stream time has made due.
-    fn due(&mut self, task: &mut Task) -> Result<(), ReplayError> {
-        loop {
-            match task.fire(TimerClock::StreamTime, task.stream_time(), FIRED_MAX)? {
-                0 => return Ok(()),
-                count => self.by_stream_time += count as i64,
+            let most = usize::try_from(firing.count).unwrap_or(0);
+            let fired = rerun.fire(TimerClock::WallClock, firing.time, most)?;
+            if fired != most && rerun.program == Program::Same {
+                return Err(strayed(commit, "fewer timers of the wall clock are due than it has fired"));
+            }
+            if fired > 0 {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
-    /// Fires those by stream time until it were so many.
-    fn stream_time(&mut self, task: &mut Task, until: i64, commit: &Commit) -> Result<(), ReplayError> {
-        let most = usize::try_from(until - self.by_stream_time).unwrap_or(0);
-        let fired = task.fire(TimerClock::StreamTime, task.stream_time(), most)?;
-        self.by_stream_time += fired as i64;
-        if self.by_stream_time == until {
-            return Ok(());
+    /// Fires the next by stream time, if it were fewer than so many until now; whether there was one.
+    fn stream_time_until(&mut self, rerun: &mut Rerun, until: i64, commit: &Commit) -> Result<bool, ReplayError> {
+        if self.stream_time(rerun, until)? {
+            return Ok(true);
         }
-        Err(strayed(commit, "other timers by stream time are due than it has fired"))
+        if self.by_stream_time != until && rerun.program == Program::Same {
+            return Err(strayed(commit, "other timers by stream time are due than it has fired"));
+        }
+        Ok(false)
     }
 
-    /// Fires what was fired behind the last record.
-    fn rest(&mut self, task: &mut Task, taken: i64, commit: &Commit) -> Result<(), ReplayError> {
-        self.recorded(task, taken, commit)?;
-        if let [firing, ..] = self.recorded {
-            let what = format!("it has fired timers after {} records, and has taken {taken}", firing.after);
-            return Err(strayed(commit, &what));
+    /// Fires one that stream time has made due, if there is one and it were at most so many then.
+    fn stream_time(&mut self, rerun: &mut Rerun, most: i64) -> Result<bool, ReplayError> {
+        let now = rerun.task.stream_time();
+        if self.by_stream_time >= most || rerun.fire(TimerClock::StreamTime, now, 1)? == 0 {
+            return Ok(false);
         }
-        self.stream_time(task, self.before, commit)
+        self.by_stream_time += 1;
+        Ok(true)
     }
 }
 

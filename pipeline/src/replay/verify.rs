@@ -11,12 +11,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Commit, Past, Remade, ReplayError, Written};
+use super::{Commit, Past, Remade, ReplayError, Walk, Written};
 use crate::changelog;
-use crate::log::{Cleanup, Header, RecordRef, TopicPartition, partitions_of};
+use crate::log::{Batch, Cleanup, TopicPartition, partitions_of};
 use crate::processor::Service;
 
 /// Which commits: those in this range of times, ms since the epoch, both included.
@@ -81,7 +84,7 @@ struct Expect {
     hash: u64,
     /// Index of the service's output.
     output: u16,
-    seen: bool,
+    seen: AtomicBool,
 }
 
 /// A record of the log that is not as it comes out now, or an output that is not in the log.
@@ -93,25 +96,25 @@ struct Found {
     recorded: Option<(TopicPartition, i64, Written)>,
 }
 
-/// Makes the commits of these tasks, all of one service, again. `folder` is for their stores. `visit` sees each commit, and
-/// returns whether to go on.
+/// Makes the commits of these tasks, all of one service, again, several tasks at a time, and compares. `folder` is for their
+/// stores. `visit` sees each commit, those of one task in their order, and returns whether to go on.
 ///
 /// Errors: those of `Past::walk`; what differs is no error.
 pub fn verify(
     tasks: &[Past<'_>],
     times: Times,
     folder: &Path,
-    mut visit: impl FnMut(&Commit, &Remade) -> bool,
+    visit: impl Fn(&Commit, &Remade) -> bool + Sync,
 ) -> Result<Verified, ReplayError> {
+    let made = at_once(tasks, |past| make_again(past, times, &folder.join(past.task.to_string()), &visit))?;
     let mut verified = Verified::default();
     let mut expected: BTreeMap<i32, Expected> = BTreeMap::new();
-    for past in tasks {
-        if let Some(made) = make_again(past, times, &folder.join(past.task.to_string()), &mut verified, &mut visit)? {
-            expected.insert(past.task, made);
-        }
+    for (past, (of_task, made)) in tasks.iter().zip(made) {
+        verified.add(&of_task);
+        expected.extend(made.map(|made| (past.task, made)));
     }
     let Some(past) = tasks.first() else { return Ok(verified) };
-    let found = compare(past, &mut expected, &mut verified)?;
+    let found = compare(past, &expected, &mut verified)?;
     let strayed = expected.iter().filter_map(|(&task, made)| {
         let what = made.strayed.clone()?;
         let last = made.commits.len() - 1;
@@ -137,26 +140,98 @@ pub fn verify(
     Ok(verified)
 }
 
-/// Makes a task's commits again until one comes out otherwise. `None`: there are none in that time.
+/// Makes the commits of these tasks again, as `verify`, and compares nothing.
+pub fn run_again(
+    tasks: &[Past<'_>],
+    times: Times,
+    folder: &Path,
+    visit: impl Fn(&Commit, &Remade) -> bool + Sync,
+) -> Result<Verified, ReplayError> {
+    let made = at_once(tasks, |past| {
+        let mut made = Verified::default();
+        let Some(mut walk) = begin(past, times, &folder.join(past.task.to_string()))? else { return Ok(made) };
+        while walk.next_commit().is_some_and(|commit| commit.time_ms <= times.to_ms) {
+            let (commit, remade) = walk.step()?.expect("there is a next one");
+            if commit.time_ms < times.from_ms {
+                continue;
+            }
+            made.count(&commit);
+            made.outputs += outputs(past.rerun.service, &remade.written).count() as u64;
+            if !visit(&commit, &remade) {
+                break;
+            }
+        }
+        Ok(made)
+    })?;
+    let mut all = Verified::default();
+    made.iter().for_each(|made| all.add(made));
+    Ok(all)
+}
+
+/// Does something for each item, as many at a time as there are processors; the results are in the items' order.
+fn at_once<T: Sync, R: Send>(
+    items: &[T],
+    make: impl Fn(&T) -> Result<R, ReplayError> + Sync,
+) -> Result<Vec<R>, ReplayError> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let made: Mutex<Vec<(usize, Result<R, ReplayError>)>> = Mutex::default();
+    let work = || {
+        while !failed.load(Ordering::Relaxed) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return };
+            let result = make(item);
+            failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            made.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
+    made.sort_unstable_by_key(|(at, _)| *at);
+    made.into_iter().map(|(_, result)| result).collect()
+}
+
+impl Verified {
+    /// A commit was made again.
+    fn count(&mut self, commit: &Commit) {
+        self.commits += 1;
+        self.records += commit.manifest.interleaving.iter().map(|run| run.count.cast_unsigned()).sum::<u64>();
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.commits += other.commits;
+        self.records += other.records;
+        self.outputs += other.outputs;
+    }
+}
+
+/// A walk that comes to the first commit in that time. `None`: there is none.
+fn begin(past: &Past<'_>, times: Times, folder: &Path) -> Result<Option<Walk>, ReplayError> {
+    let mut history = past.history()?;
+    let Some(first) = history.commits.find(|commit| commit.time_ms >= times.from_ms)? else { return Ok(None) };
+    past.walk(history, first.manifest.sequence - 1, folder).map(Some)
+}
+
+/// Makes a task's commits again until one comes out otherwise. No `Expected`: there are none in that time.
 fn make_again(
     past: &Past<'_>,
     times: Times,
     folder: &Path,
-    verified: &mut Verified,
-    visit: &mut impl FnMut(&Commit, &Remade) -> bool,
-) -> Result<Option<Expected>, ReplayError> {
-    let mut history = past.history()?;
-    let Some(first) = history.commits.find(|commit| commit.time_ms >= times.from_ms)? else { return Ok(None) };
-    let first = first.manifest.sequence;
-    let mut walk = past.walk(history, first - 1, folder)?;
-    let mut made = Expected { first, commits: Vec::new(), outputs: Vec::new(), strayed: None };
+    visit: impl Fn(&Commit, &Remade) -> bool,
+) -> Result<(Verified, Option<Expected>), ReplayError> {
+    let mut verified = Verified::default();
+    let Some(mut walk) = begin(past, times, folder)? else { return Ok((verified, None)) };
+    let mut made = Expected { first: 0, commits: Vec::new(), outputs: Vec::new(), strayed: None };
     let service = past.rerun.service;
     while let Some(commit) = walk.next_commit().cloned() {
         if commit.time_ms > times.to_ms {
             break;
         }
-        let counts = commit.manifest.sequence >= first;
+        let counts = commit.time_ms >= times.from_ms;
         if counts {
+            if made.commits.is_empty() {
+                made.first = commit.manifest.sequence;
+            }
             made.commits.push((commit.time_ms, made.outputs.len()));
         }
         let checked = walk.step().and_then(|step| {
@@ -164,11 +239,9 @@ fn make_again(
             if counts {
                 made.outputs.extend(outputs(service, &remade.written).map(|(output, written)| {
                     let hash = hash(output, written.partition, written.key.as_deref(), written.value.as_deref());
-                    Expect { hash, output, seen: false }
+                    Expect { hash, output, seen: AtomicBool::new(false) }
                 }));
-                verified.commits += 1;
-                verified.records +=
-                    commit.manifest.interleaving.iter().map(|run| run.count.cast_unsigned()).sum::<u64>();
+                verified.count(&commit);
             }
             remade.check(&commit, service.name)?;
             Ok(remade)
@@ -186,26 +259,21 @@ fn make_again(
             Err(error) => return Err(error),
         }
     }
-    verified.outputs += made.outputs.len() as u64;
-    Ok((!made.commits.is_empty()).then_some(made))
+    verified.outputs = made.outputs.len() as u64;
+    let made = (!made.commits.is_empty()).then_some(made);
+    Ok((verified, made))
 }
 
 /// Compares what lies in the output topics with what was made again; returns the first that differs.
 fn compare(
     past: &Past<'_>,
-    expected: &mut BTreeMap<i32, Expected>,
+    expected: &BTreeMap<i32, Expected>,
     verified: &mut Verified,
 ) -> Result<Option<Found>, ReplayError> {
     let (service, log) = (past.rerun.service, past.rerun.log);
     let topics = log.topics()?;
-    let mut first: Option<Found> = None;
-    let mut note = |found: Found| {
-        let key = |found: &Found| (found.time_ms, found.task, found.sequence, found.index);
-        if first.as_ref().is_none_or(|known| key(&found) < key(known)) {
-            first = Some(found);
-        }
-    };
     let mut may_lack = vec![false; service.outputs.len()];
+    let mut spans = Vec::new();
     for (output, spec) in service.outputs.iter().enumerate() {
         let is_known = service.outputs[..output].iter().any(|other| other.topic == spec.topic);
         if spec.event.is_none() || is_known {
@@ -217,31 +285,26 @@ fn compare(
         let ranges = log.offsets(&partitions)?;
         may_lack[output] = ranges.iter().any(|range| range.first > 0)
             || service.topics.iter().any(|topic| topic.name == spec.topic && topic.cleanup == Cleanup::Compact);
-        for (partition, range) in partitions.iter().zip(ranges) {
-            each_record(past, partition, range.first, range.stable, |record, headers| {
-                let Some((task, sequence, index)) = ids(service.name, headers) else { return };
-                let Some(made) = expected.get_mut(&task) else { return };
-                let Some((time_ms, outputs)) = made.of(sequence) else { return };
-                let hash = hash(output as u16, partition.partition, record.key, record.value);
-                let is_same = match outputs.get_mut(index) {
-                    // Written once: another with the same ids is one too many.
-                    Some(expect) => !std::mem::replace(&mut expect.seen, true) && expect.hash == hash,
-                    None => false,
-                };
-                if is_same {
-                    verified.equal += 1;
-                } else {
-                    let written = Written::of(&partition.topic, partition.partition, record, headers);
-                    let recorded = Some((partition.clone(), record.offset, written));
-                    note(Found { task, sequence, index, time_ms, recorded });
-                }
-            })?;
-        }
+        let ranges = ranges.into_iter().map(|range| (range.first, range.stable));
+        spans.extend(partitions.into_iter().zip(ranges).map(|(partition, range)| (output, partition, range)));
     }
-    for (&task, made) in expected.iter() {
+    let compared = at_once(&spans, |span| compare_partition(past, span, expected))?;
+    let mut first: Option<Found> = None;
+    let mut note = |found: Found| {
+        let key = |found: &Found| (found.time_ms, found.task, found.sequence, found.index);
+        if first.as_ref().is_none_or(|known| key(&found) < key(known)) {
+            first = Some(found);
+        }
+    };
+    for (equal, found) in compared {
+        verified.equal += equal;
+        found.into_iter().for_each(&mut note);
+    }
+    for (&task, made) in expected {
         for (at, &(time_ms, start)) in made.commits.iter().enumerate() {
             let end = made.commits.get(at + 1).map_or(made.outputs.len(), |(_, start)| *start);
-            for (index, expect) in made.outputs[start..end].iter().enumerate().filter(|(_, expect)| !expect.seen) {
+            let unseen = |(_, expect): &(usize, &Expect)| !expect.seen.load(Ordering::Relaxed);
+            for (index, expect) in made.outputs[start..end].iter().enumerate().filter(unseen) {
                 if service.outputs[usize::from(expect.output)].event.is_none() {
                     verified.unnamed += 1;
                 } else if may_lack[usize::from(expect.output)] {
@@ -255,13 +318,43 @@ fn compare(
     Ok(first)
 }
 
+/// How many records of a partition are as they come out now, and the first of each commit that is not.
+fn compare_partition(
+    past: &Past<'_>,
+    (output, partition, (start, end)): &(usize, TopicPartition, (i64, i64)),
+    expected: &BTreeMap<i32, Expected>,
+) -> Result<(u64, Option<Found>), ReplayError> {
+    let (mut equal, mut first) = (0, None::<Found>);
+    each_record(past, partition, *start, *end, |batch, at| {
+        let Some((task, sequence, index)) = ids(past.rerun.service.name, batch, at) else { return };
+        let Some((time_ms, outputs)) = expected.get(&task).and_then(|made| made.of(sequence)) else { return };
+        let record = batch.record(at);
+        let hash = hash(*output as u16, partition.partition, record.key, record.value);
+        let is_same = match outputs.get(index) {
+            // Written once: another with the same ids is one too many.
+            Some(expect) => !expect.seen.swap(true, Ordering::Relaxed) && expect.hash == hash,
+            None => false,
+        };
+        if is_same {
+            equal += 1;
+            return;
+        }
+        let key = (time_ms, task, sequence, index);
+        if first.as_ref().is_none_or(|known| key < (known.time_ms, known.task, known.sequence, known.index)) {
+            let recorded = Some((partition.clone(), record.offset, Written::of(partition, record)));
+            first = Some(Found { task, sequence, index, time_ms, recorded });
+        }
+    })?;
+    Ok((equal, first))
+}
+
 impl Expected {
     /// A commit's time and outputs.
-    fn of(&mut self, sequence: i64) -> Option<(i64, &mut [Expect])> {
+    fn of(&self, sequence: i64) -> Option<(i64, &[Expect])> {
         let at = usize::try_from(sequence - self.first).ok()?;
         let &(time_ms, start) = self.commits.get(at)?;
         let end = self.commits.get(at + 1).map_or(self.outputs.len(), |(_, start)| *start);
-        Some((time_ms, &mut self.outputs[start..end]))
+        Some((time_ms, &self.outputs[start..end]))
     }
 }
 
@@ -294,7 +387,7 @@ fn state_differs(past: &Past<'_>, sequence: i64, what: String, folder: &Path) ->
     let topic = changelog::topic(past.rerun.service.name);
     let is_entry = |key: &[u8]| key.first().is_some_and(|&prefix| prefix != crate::store::META);
     let mut now: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-    for written in remade.written.into_iter().filter(|written| written.topic == topic) {
+    for written in remade.written.into_iter().filter(|written| *written.topic == *topic) {
         now.extend(written.key.filter(|key| is_entry(key)).map(|key| (key, written.value)));
     }
     // The changelog of a commit lies between the end of the one before and its own.
@@ -304,7 +397,8 @@ fn state_differs(past: &Past<'_>, sequence: i64, what: String, folder: &Path) ->
     let start = before.filter(|before| before.manifest.sequence < sequence).map_or(0, |before| end(&before));
     let partition = TopicPartition::new(topic.as_str(), past.task);
     let mut then: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-    each_record(past, &partition, start, end(&commit), |record, _| {
+    each_record(past, &partition, start, end(&commit), |batch, at| {
+        let record = batch.record(at);
         if let Some(key) = record.key.filter(|key| is_entry(key)) {
             then.insert(key.to_vec(), record.value.map(<[u8]>::to_vec));
         }
@@ -336,7 +430,7 @@ fn remake(past: &Past<'_>, sequence: i64, folder: &Path) -> Result<(Commit, Rema
 /// The outputs among what was written, with the index of their topic.
 fn outputs<'a>(service: &'a Service, written: &'a [Written]) -> impl Iterator<Item = (u16, &'a Written)> {
     written.iter().filter_map(|written| {
-        let output = service.outputs.iter().position(|output| output.topic == written.topic)?;
+        let output = service.outputs.iter().position(|output| *output.topic == *written.topic)?;
         Some((output as u16, written))
     })
 }
@@ -353,28 +447,38 @@ fn hash(output: u16, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) -
 }
 
 /// Which output of the service a record is, by its headers: task, commit, and number in it.
-fn ids(service: &str, headers: &[Header]) -> Option<(i32, i64, usize)> {
-    let text = |name: &str| {
-        let header = headers.iter().find(|header| header.key == name)?;
-        std::str::from_utf8(header.value.as_deref()?).ok()
-    };
-    let task = text("ce_source")?.strip_prefix("engram/")?.strip_prefix(service)?.strip_prefix('/')?.parse().ok()?;
-    let (sequence, index) = text("ce_id")?.split_once('-')?;
-    Some((task, sequence.parse().ok()?, index.parse().ok()?))
+fn ids(service: &str, batch: &dyn Batch, at: usize) -> Option<(i32, i64, usize)> {
+    let (mut task, mut number) = (None, None);
+    batch.visit_headers(at, &mut |name, value| {
+        let Some(text) = value.and_then(|value| std::str::from_utf8(value).ok()) else { return };
+        match name {
+            "ce_source" => {
+                let rest = text.strip_prefix("engram/").and_then(|rest| rest.strip_prefix(service));
+                task = rest.and_then(|rest| rest.strip_prefix('/')?.parse().ok());
+            }
+            "ce_id" => {
+                number = text.split_once('-').and_then(|(sequence, index)| {
+                    Some((sequence.parse().ok()?, index.parse().ok()?))
+                });
+            }
+            _ => {}
+        }
+    });
+    let (sequence, index) = number?;
+    Some((task?, sequence, index))
 }
 
-/// Visits a partition's records with their headers.
+/// Visits a partition's records before `end`, each by its batch and its index there.
 fn each_record(
     past: &Past<'_>,
     partition: &TopicPartition,
     start: i64,
     end: i64,
-    mut visit: impl FnMut(RecordRef<'_>, &[Header]),
+    mut visit: impl FnMut(&dyn Batch, usize),
 ) -> Result<(), ReplayError> {
     let read = changelog::read_batches(past.rerun.log, partition, start, end, |batch, index| {
-        let record = batch.record(index);
-        if record.offset < end {
-            visit(record, &batch.headers(index));
+        if batch.record(index).offset < end {
+            visit(batch, index);
         }
         Ok::<(), ReplayError>(())
     });

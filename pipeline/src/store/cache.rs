@@ -1,7 +1,7 @@
 //! One store as its processor sees it: a cache over RocksDB that also holds what is not yet committed.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -38,10 +38,22 @@ impl Order {
     }
 }
 
+/// What was done with a store while it was traced.
+#[derive(Debug, Default)]
+pub struct Trace {
+    /// Keys that were read, whether there was an entry or not.
+    pub read: BTreeSet<Box<[u8]>>,
+    /// Keys that were written, with the values from before; `None`: there was no entry.
+    pub written: BTreeMap<Box<[u8]>, Option<Vec<u8>>>,
+}
+
 /// A keyed store. Keys are ordered bytewise in ranges.
 ///
 /// The cache has two generations, each at most half the bound: entries that are used move to the young one; when that is
 /// full, it becomes the old one, and what was left in the old is forgotten (it is in RocksDB).
+///
+/// A store that began empty is held whole for as long as its entries fit into half a generation: then RocksDB is not asked for
+/// keys that have none, as those of new windows.
 pub struct Store {
     prefix: u8,
     files: Arc<Files>,
@@ -51,17 +63,22 @@ pub struct Store {
     dirty: Vec<usize>,
     /// Slots of the entries that a commit under way carries: RocksDB has not got them yet, so they stay young.
     frozen: Vec<usize>,
-    /// The dirty and frozen keys in order; built by the first range of a commit, then kept up.
-    fresh_sorted: Option<BTreeSet<Box<[u8]>>>,
+    /// The slots of dirty and frozen entries by their keys; built by the first range of a commit, then kept up.
+    fresh_sorted: Option<BTreeMap<Box<[u8]>, usize>>,
     young_bytes: usize,
     cache_bytes_max: usize,
+    /// Every entry is in the cache: what is not there is nowhere.
+    is_whole: bool,
     aborts: u64,
+    /// `None`: it is not traced.
+    trace: Option<Trace>,
     /// Scratch for the RocksDB key.
     full_key: Vec<u8>,
 }
 
 impl Store {
-    pub(crate) fn new(prefix: u8, files: Arc<Files>, cache_bytes_max: usize) -> Self {
+    /// `is_empty`: the files have no entry of it.
+    pub(crate) fn new(prefix: u8, files: Arc<Files>, cache_bytes_max: usize, is_empty: bool) -> Self {
         Self {
             prefix,
             files,
@@ -72,13 +89,18 @@ impl Store {
             fresh_sorted: None,
             young_bytes: 0,
             cache_bytes_max,
+            is_whole: is_empty,
             aborts: 0,
+            trace: None,
             full_key: Vec::new(),
         }
     }
 
     pub fn get(&mut self, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
         let slot = self.slot(key)?;
+        if let Some(trace) = &mut self.trace {
+            trace.read.insert(key.into());
+        }
         let entry = &self.young[slot];
         Ok(entry.live.then_some(entry.value.as_slice()))
     }
@@ -103,6 +125,11 @@ impl Store {
         if !entry.live {
             entry.value.clear();
         }
+        if let Some(trace) = &mut self.trace
+            && !trace.written.contains_key(key)
+        {
+            trace.written.insert(key.into(), entry.live.then(|| entry.value.clone()));
+        }
         let before = entry.value.len();
         let was_live = entry.live;
         entry.live = change(&mut entry.value);
@@ -111,7 +138,7 @@ impl Store {
             entry.dirty = true;
             self.dirty.push(slot);
             if let Some(sorted) = &mut self.fresh_sorted {
-                sorted.insert(key.into());
+                sorted.insert(key.into(), slot);
             }
         }
         Ok(())
@@ -123,15 +150,23 @@ impl Store {
         from: &[u8],
         to: &[u8],
         order: Order,
-        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+        visit: impl FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
         if from >= to {
             return Ok(());
         }
         let (young, fresh) = (&self.young, self.frozen.iter().chain(&self.dirty));
         let sorted = self.fresh_sorted.get_or_insert_with(|| {
-            fresh.map(|&slot| young.get_index(slot).expect("fresh entries stay young").0.clone()).collect()
+            fresh.map(|&slot| (young.get_index(slot).expect("fresh entries stay young").0.clone(), slot)).collect()
         });
+        let trace = &mut self.trace;
+        let mut visit = visit;
+        let mut visit = |key: &[u8], value: &[u8]| {
+            if let Some(trace) = trace {
+                trace.read.insert(key.into());
+            }
+            visit(key, value)
+        };
         let mut fresh = sorted.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         let mut next_fresh = || match order {
             Order::Ascending => fresh.next(),
@@ -144,7 +179,7 @@ impl Store {
                 (None, None) => return Ok(()),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                (Some(key), Some((stored_key, _))) => order.compare(key, &stored_key[1..]),
+                (Some((key, _)), Some((stored_key, _))) => order.compare(key, &stored_key[1..]),
             };
             let go_on = if which == Ordering::Greater {
                 let (key, value) = stored_head.take().expect("compared above");
@@ -155,9 +190,9 @@ impl Store {
                     // The fresh entry hides the stored one.
                     stored_head = stored.next().transpose()?;
                 }
-                let key = head.take().expect("compared above");
+                let (key, &slot) = head.take().expect("compared above");
                 head = next_fresh();
-                let entry = &young[key];
+                let entry = &young[slot];
                 !entry.live || visit(key, &entry.value)
             };
             if !go_on {
@@ -172,6 +207,16 @@ impl Store {
             let (key, entry) = self.young.get_index(slot).expect("dirty entries stay young");
             (key.as_ref(), entry.live.then_some(entry.value.as_slice()))
         })
+    }
+
+    /// Begins to note what is read and written, for a replay that tells of it, or stops.
+    pub(crate) fn trace(&mut self, on: bool) {
+        self.trace = on.then(Trace::default);
+    }
+
+    /// What was done since the last time; nothing unless it is traced.
+    pub(crate) fn take_trace(&mut self) -> Trace {
+        self.trace.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// How often it was set back: what was noted of its contents before no longer holds.
@@ -198,19 +243,38 @@ impl Store {
         self.frozen.clear();
         self.fresh_sorted = None;
         if self.young_bytes > self.cache_bytes_max / 2 {
-            self.age();
+            self.is_whole = self.is_whole && self.forget_deleted();
+            if !self.is_whole {
+                self.age();
+            }
         }
     }
 
     /// The transaction was aborted: neither the frozen changes nor those that were made on top of them ever were.
     pub(crate) fn aborted(&mut self) {
         self.aborts += 1;
+        self.is_whole = false;
         self.young.clear();
         self.old.clear();
         self.dirty.clear();
         self.frozen.clear();
         self.fresh_sorted = None;
         self.young_bytes = 0;
+    }
+
+    /// Leaves out what is deleted in RocksDB, too; whether that was enough to go on with what is left.
+    fn forget_deleted(&mut self) -> bool {
+        let entries = std::mem::take(&mut self.young);
+        self.young_bytes = 0;
+        let mut slots = vec![usize::MAX; entries.len()];
+        for (slot, (key, entry)) in entries.into_iter().enumerate() {
+            if entry.live || entry.dirty {
+                self.young_bytes += key.len() + entry.value.len() + ENTRY_OVERHEAD_BYTES;
+                slots[slot] = self.young.insert_full(key, entry).0;
+            }
+        }
+        self.dirty.iter_mut().for_each(|slot| *slot = slots[*slot]);
+        self.young_bytes <= self.cache_bytes_max / 4
     }
 
     /// The young generation becomes the old one, but for what is dirty.
@@ -241,6 +305,7 @@ impl Store {
         }
         let entry = match self.old.swap_remove(key) {
             Some(entry) => entry,
+            None if self.is_whole => Entry { live: false, value: Vec::new(), dirty: false },
             None => {
                 self.full_key.clear();
                 self.full_key.push(self.prefix);

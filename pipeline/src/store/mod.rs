@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use crate::log::LogError;
 
-pub use cache::{Order, Store};
+pub use cache::{Order, Store, Trace};
 pub use files::{Budget, Changes, Files};
 pub use query::Query;
 pub use run::Run;

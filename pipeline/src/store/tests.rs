@@ -54,12 +54,12 @@ fn changes(before: &Model, after: &Model) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn a_store_is_a_map(steps in proptest::collection::vec(step(), 1..120), cache_bytes_max in prop_oneof![Just(0), Just(2_000)]) {
+    fn a_store_is_a_map(steps in proptest::collection::vec(step(), 1..120), cache_bytes_max in prop_oneof![Just(0), Just(2_000), Just(6_000)]) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let budget = Budget::new(8 << 20);
         let open = || Arc::new(Files::open(folder.path(), &budget, &Clock::default()).expect("opened"));
         let mut files = open();
-        let mut store = Store::new(prefix(0), Arc::clone(&files), cache_bytes_max);
+        let mut store = Store::new(prefix(0), Arc::clone(&files), cache_bytes_max, true);
         let (mut model, mut committed) = (Model::new(), Model::new());
         // A commit under way: its batch, and what is committed with it.
         let mut frozen: Option<(Changes, Model)> = None;
@@ -128,7 +128,7 @@ proptest! {
                     files.flush().expect("flushed");
                     drop(files);
                     files = open();
-                    store = Store::new(prefix(0), Arc::clone(&files), cache_bytes_max);
+                    store = Store::new(prefix(0), Arc::clone(&files), cache_bytes_max, false);
                     model = committed.clone();
                 }
             }

@@ -1,6 +1,6 @@
 //! The activity processor: checks an event, counts it, and closes what its time has made final.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use engram_pipeline::log::partitioner::partition_for;
@@ -33,6 +33,8 @@ pub struct ActivityProcessor {
     pub(super) moved: BTreeSet<String>,
     /// What this commit has gathered for step 2: (source, dimension, window start, key).
     gathered: IndexMap<(usize, Dimension, i64, String), Counted>,
+    /// Where the last window begins that was closed, by step and source.
+    pub(super) closed_windows: HashMap<(Step, String), i64>,
     /// Sessions that this commit has closed: their keys leave the store, but their final record stands.
     pub(super) closed_sessions: HashSet<Vec<u8>>,
     latest: sessions::Latest,
@@ -58,6 +60,7 @@ impl ActivityProcessor {
             settings_are_checked: false,
             moved: BTreeSet::new(),
             gathered: IndexMap::new(),
+            closed_windows: HashMap::new(),
             closed_sessions: HashSet::new(),
             latest: sessions::Latest::default(),
             key: Vec::new(),
@@ -126,6 +129,7 @@ impl ActivityProcessor {
                 },
                 Dimension::Type => event.kind.clone(),
             };
+            context.contributes(|| gathered_key(&source.source, dimension, start, &key));
             let source_index = config.sources.iter().position(|known| std::ptr::eq(known, source)).expect("from there");
             let one = Counted::one(event.time);
             self.gathered
@@ -192,6 +196,7 @@ impl ActivityProcessor {
     fn emit_gathered(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
         for ((source, dimension, start, key), counted) in self.gathered.drain(..) {
             let record_key = windows::repartition_key(dimension, &key);
+            context.made_of(|| gathered_key(&self.config.sources[source].source, dimension, start, &key));
             let delta = WindowDelta {
                 source: self.config.sources[source].source.clone(),
                 dimension: dimension.name().to_owned(),
@@ -261,11 +266,19 @@ impl Processor for ActivityProcessor {
 
     fn reset(&mut self) {
         self.gathered.clear();
+        self.closed_windows.clear();
         self.closed_sessions.clear();
         self.latest.clear();
         self.moved.clear();
         self.settings_are_checked = false;
     }
+}
+
+/// Names what is gathered, for a replay that traces what goes into it.
+fn gathered_key(source: &str, dimension: Dimension, start: i64, key: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    WindowKey { step: Step::Gathered, source, start, dimension, key }.write(&mut bytes);
+    bytes
 }
 
 /// What the schema cannot say of an event.

@@ -104,7 +104,10 @@ impl ActivityProcessor {
             return Ok(());
         };
         let last = last.saturating_mul(source.size_ms);
-        for (key, value) in windows::close(context, at::WINDOW_STORE, step, &source.source, last)? {
+        // Nothing begins before what was closed last: that was late. The first time anything may, as the grace may be another
+        // than when the state was made.
+        let closed_before = self.closed_windows.insert((step, source.source.clone()), last).unwrap_or(i64::MIN);
+        for (key, value) in windows::close(context, at::WINDOW_STORE, step, &source.source, (closed_before, last))? {
             if let Some(event) = windows::to_event(&key, &value, |_| source.size_ms, true) {
                 self.windows.encode(&event, &mut self.buffer).map_err(unwritable)?;
                 context.emit(at::OUT_WINDOWS, windows::record_key(&event).as_bytes(), Some(&self.buffer))?;
@@ -153,6 +156,11 @@ impl ActivityProcessor {
                 users: known(told.users),
             };
             self.clocks.encode(&event, &mut self.buffer).map_err(unwritable)?;
+            context.made_of_entry(at::CLOCK_STORE, || {
+                let mut key = Vec::new();
+                clock_key(&mut key, &event.source);
+                key
+            });
             for partition in 0..self.partitions {
                 context.emit_to(at::OUT_CLOCK, partition, event.source.as_bytes(), Some(&self.buffer))?;
             }

@@ -153,18 +153,19 @@ pub fn with_source(key: String, source: &str) -> String {
     if source.is_empty() { key } else { format!("{key}/{source}") }
 }
 
-/// Takes the windows of a step and source that begin at `last` or before out of the store: the entries are final.
+/// Takes the windows of a step and source that begin after `first`, and at `last` or before, out of the store: the entries are
+/// final.
 pub fn close(
     context: &mut Context<'_>,
     store: usize,
     step: Step,
     source: &str,
-    last: i64,
+    (first, last): (i64, i64),
 ) -> Result<Vec<OwnedEntry>, ProcessError> {
     let mut from = vec![step as u8];
     push_source(&mut from, source);
     let mut to = from.clone();
-    from.extend_from_slice(&ordered(i64::MIN));
+    from.extend_from_slice(&ordered(first.saturating_add(1)));
     to.extend_from_slice(&ordered(last.saturating_add(1)));
     let mut closed = Vec::new();
     let store = context.store(store);

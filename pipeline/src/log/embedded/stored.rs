@@ -15,7 +15,7 @@ use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::bytes::{Input, put_bytes};
-use crate::log::{Batch, Header, NewRecord, RecordRef};
+use crate::log::{Batch, NewRecord, RecordRef};
 
 const PREFIX: usize = 16;
 
@@ -110,15 +110,13 @@ impl Stored {
         self.value.clone().map(|range| &self.bytes[range])
     }
 
-    fn headers(&self) -> Option<Vec<Header>> {
+    fn visit_headers(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) -> Option<()> {
         let mut input = Input::new(&self.bytes[self.headers..]);
-        let count = input.u32()?;
-        (0..count)
-            .map(|_| {
-                let key = String::from_utf8_lossy(input.bytes()??).into_owned();
-                Some(Header { key, value: input.bytes()?.map(<[u8]>::to_vec) })
-            })
-            .collect()
+        for _ in 0..input.u32()? {
+            let name = String::from_utf8_lossy(input.bytes()??);
+            visit(&name, input.bytes()?);
+        }
+        Some(())
     }
 }
 
@@ -135,8 +133,8 @@ impl Batch for StoredBatch {
         RecordRef { offset: record.offset, timestamp_ms: record.timestamp_ms, key: record.key(), value: record.value() }
     }
 
-    fn headers(&self, index: usize) -> Vec<Header> {
-        self.0[index].headers().expect("a payload whose checksum is right is whole")
+    fn visit_headers(&self, index: usize, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        self.0[index].visit_headers(visit).expect("a payload whose checksum is right is whole");
     }
 }
 

@@ -17,7 +17,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::GroupProtocol;
 use super::native::{self, Message, PartitionQueue, Wake};
 use crate::log::{
-    Batch, Consumer, Fetched, GroupConsumer, Header, LogError, Membership, Rebalance, RecordRef, TopicPartition,
+    Batch, Consumer, Fetched, GroupConsumer, LogError, Membership, Rebalance, RecordRef, TopicPartition,
 };
 
 /// How long a partition may take until it can be set to another position.
@@ -377,8 +377,8 @@ impl Batch for KafkaBatch {
         self.messages[index].record()
     }
 
-    fn headers(&self, index: usize) -> Vec<Header> {
-        self.messages[index].headers()
+    fn visit_headers(&self, index: usize, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        self.messages[index].visit_headers(visit);
     }
 }
 

@@ -17,7 +17,7 @@ use rdkafka::bindings as rd;
 use rdkafka::config::NativeClientConfig;
 use rdkafka::types::RDKafkaRespErr as Code;
 
-use crate::log::record::{Header, NewRecord, RecordRef};
+use crate::log::record::{NewRecord, RecordRef};
 
 /// Lets a thread wait until one of several queues has got something.
 #[derive(Default)]
@@ -142,25 +142,22 @@ impl Message {
         }
     }
 
-    pub fn headers(&self) -> Vec<Header> {
-        let mut found = Vec::new();
-        // SAFETY: names and values belong to the message, which outlives this function; they are copied.
+    pub fn visit_headers(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        // SAFETY: names and values belong to the message, which outlives this function.
         unsafe {
             let mut headers = ptr::null_mut();
             if rd::rd_kafka_message_headers(self.0, &mut headers) != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
-                return found;
+                return;
             }
             let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
-            while rd::rd_kafka_header_get_all(headers, found.len(), &mut name, &mut value, &mut size)
+            let mut index = 0;
+            while rd::rd_kafka_header_get_all(headers, index, &mut name, &mut value, &mut size)
                 == Code::RD_KAFKA_RESP_ERR_NO_ERROR
             {
-                found.push(Header {
-                    key: CStr::from_ptr(name).to_string_lossy().into_owned(),
-                    value: bytes(value, size).map(<[u8]>::to_vec),
-                });
+                visit(&CStr::from_ptr(name).to_string_lossy(), bytes(value, size));
+                index += 1;
             }
         }
-        found
     }
 }
 
