@@ -65,6 +65,10 @@ pub enum Command {
     Snapshot(Snapshot),
     /// Run a service's past again, beside the running one, and compare
     Replay(ReplayService),
+    /// What made a value or a record: the events behind it, across services
+    Why(Why),
+    /// Find the first event after which something holds, between a good and a bad moment
+    Bisect(Bisect),
     /// Records that could not be processed: look at them, send them back
     #[command(subcommand)]
     DeadLetters(DeadLetters),
@@ -220,6 +224,39 @@ pub struct ReplayService {
     /// Only the task that records with this key go to
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Why {
+    /// SERVICE STORE KEY (the key as for `state get`), or TOPIC PARTITION:OFFSET
+    #[arg(required = true, num_args = 2..=3, value_names = ["SERVICE", "STORE", "KEY"])]
+    pub of: Vec<String>,
+    #[command(flatten)]
+    pub at: At,
+    /// Of TOPIC PARTITION:OFFSET: what this record has caused
+    #[arg(long)]
+    pub forward: bool,
+    /// Steps back, from a record to those that it was made of
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub depth: usize,
+    /// The newest N of the records that something was made of
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct Bisect {
+    pub service: String,
+    /// A moment at which it does not hold yet, as for `state --at`; the beginning by default
+    #[arg(long, value_name = "WHEN")]
+    pub good: Option<When>,
+    /// A moment at which it holds; now by default
+    #[arg(long, value_name = "WHEN")]
+    pub bad: Option<When>,
+    /// What is to hold, in CEL: of the state, by get(STORE, KEY), all(STORE) and count(STORE), or of some output by
+    /// output.topic, output.key, output.value and output.partition
+    #[arg(long = "where", value_name = "EXPR")]
+    pub expression: String,
 }
 
 #[derive(Debug, Clone, Args)]

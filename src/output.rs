@@ -45,6 +45,11 @@ fn cut(cell: String) -> String {
     }
 }
 
+/// Prints a line for people.
+pub fn line(text: impl std::fmt::Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}")
+}
+
 /// Prints a value as one line of JSON.
 pub fn json(value: &impl serde::Serialize) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();

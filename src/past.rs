@@ -6,13 +6,14 @@ use anyhow::Context as _;
 use engram_pipeline::dead_letter;
 use engram_pipeline::log::{TopicPartition, partitions_of};
 use engram_pipeline::processor::Service;
-use engram_pipeline::replay::{Moment, Past, Program, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions};
+use engram_pipeline::replay::{Moment, Past, Program, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions, State};
 use engram_pipeline::snapshot::Snapshots;
-use engram_pipeline::store::Budget;
+use engram_pipeline::store::{Budget, StoreSpec};
 use engram_schemas::registry::Registry;
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::queries;
+use crate::queries::{self, Wanted};
 use crate::values::{When, rfc3339};
 use crate::wire::{self, Connection};
 
@@ -71,6 +72,45 @@ impl<'a> PastService<'a> {
         }
     }
 
+    /// The topics of its outputs, each once.
+    pub fn outputs(&self) -> std::collections::BTreeSet<&str> {
+        self.service.outputs.iter().map(|output| output.topic.as_str()).collect()
+    }
+
+    /// Whether a topic is one of its inputs.
+    pub fn reads(&self, topic: &str) -> bool {
+        self.service.inputs.iter().any(|input| input == topic)
+    }
+
+    /// The entries of a task's store that are wanted: key as stored, key and value as shown.
+    pub fn entries(
+        &self,
+        task: &mut PastTask,
+        index: usize,
+        spec: &StoreSpec,
+        wanted: &Wanted,
+        key: &str,
+    ) -> anyhow::Result<Vec<(Vec<u8>, Value, Value)>> {
+        let mut found = Vec::new();
+        let state: &mut dyn State = &mut task.rerun;
+        let mut add = |at: &[u8], value: &[u8]| {
+            let (shown, value) = (spec.describe)(at, value);
+            if wanted.key.is_some() || queries::matches(&shown, key) {
+                found.push((at.to_vec(), shown, value));
+            }
+            true
+        };
+        match &wanted.key {
+            Some(at) => {
+                if let Some(value) = state.get(index, at)? {
+                    add(at, &value);
+                }
+            }
+            None => state.visit(index, &mut add)?,
+        }
+        Ok(found)
+    }
+
     /// Whether a topic is one of its outputs.
     pub fn writes(&self, topic: &str) -> bool {
         self.service.outputs.iter().any(|output| output.topic == topic)
@@ -92,18 +132,21 @@ impl<'a> PastService<'a> {
         }
     }
 
-    /// A task as it was.
-    pub fn at(&self, task: i32, when: &When) -> anyhow::Result<PastTask> {
-        let folder =
-            tempfile::Builder::new().prefix("engram-past").tempdir().context("cannot create a temporary folder")?;
-        let moment = match when {
+    pub fn moment(&self, when: &When) -> Moment {
+        match when {
             When::Time(time_ms) => Moment::Time(*time_ms),
             When::Record { topic, place } => {
                 let topic = topic.as_deref().unwrap_or(&self.service.inputs[0]);
                 Moment::Record(TopicPartition::new(topic, place.partition), place.offset)
             }
-        };
-        let rerun = self.past(task).at(&moment, &folder.path().join("store")).map_err(explained)?;
+        }
+    }
+
+    /// A task as it was.
+    pub fn at(&self, task: i32, when: &When) -> anyhow::Result<PastTask> {
+        let folder =
+            tempfile::Builder::new().prefix("engram-past").tempdir().context("cannot create a temporary folder")?;
+        let rerun = self.past(task).at(&self.moment(when), &folder.path().join("store")).map_err(explained)?;
         Ok(PastTask { rerun, _folder: folder })
     }
 }

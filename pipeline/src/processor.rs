@@ -187,6 +187,11 @@ impl Context<'_> {
         self.collector.made_of(|| Origin::Entry(index, key()));
     }
 
+    /// What is emitted from now on is made of what is being processed, as it is unless something else was said.
+    pub fn made_of_itself(&mut self) {
+        self.collector.made_of(|| Origin::Step);
+    }
+
     /// Milliseconds since the epoch, UTC, as recorded in the manifest.
     pub fn wall_clock_ms(&mut self) -> i64 {
         self.collector.wall_clock_ms()

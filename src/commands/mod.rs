@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bench;
+mod bisect;
 mod consume;
 mod dead_letters;
 mod ingest;
@@ -14,6 +15,7 @@ mod snapshot;
 mod state;
 mod topics;
 mod up;
+mod why;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +37,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Snapshot(command) => snapshot::run(global, &command),
         Command::DeadLetters(command) => dead_letters::run(global, &command),
         Command::Replay(args) => replay::run(global, &args),
+        Command::Why(args) => why::run(global, &args),
+        Command::Bisect(args) => bisect::run(global, &args),
         Command::Reset(args) => reset::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),
     }

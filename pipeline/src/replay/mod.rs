@@ -10,13 +10,16 @@
 //! INVARIANT: nothing here disturbs the running system. It reads the log as any consumer without a group does, commits
 //! nothing, opens no transaction and registers no schema; stores are its own, in a folder that it was given.
 
+mod bisect;
 mod captured;
+mod cause;
 mod history;
 mod past;
 mod registry;
 mod rerun;
 mod steps;
 mod verify;
+mod why;
 
 use thiserror::Error;
 
@@ -25,13 +28,16 @@ use crate::processor::ProcessError;
 use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 
+pub use bisect::{Bisected, First, State, bisect};
 pub use captured::Written;
+pub use cause::{OutputId, made_of};
 pub use history::{Commit, History};
 pub use past::{Moment, Past, TaskHistory, Walk};
 pub use registry::ReadOnlyRegistry;
 pub use rerun::{Program, Remade, Rerun, RerunOptions};
 pub use steps::{Cause, Change, Emitted, Step, TakenRecord};
-pub use verify::{Difference, Differs, Times, Verified, run_again, verify};
+pub use verify::{Difference, Differs, Times, Verified, at_once, run_again, verify};
+pub use why::{Effects, EntryKey, Made, RecordPlace};
 
 /// Why a past cannot be had.
 #[derive(Debug, Error)]

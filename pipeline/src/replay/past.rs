@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Commit, History, Remade, ReplayError, Rerun, RerunOptions};
+use super::{Commit, History, Remade, ReplayError, Rerun, RerunOptions, Step};
 use crate::log::TopicPartition;
 use crate::snapshot::Snapshots;
 
@@ -62,14 +62,33 @@ impl Walk {
         self.next = self.commits.read()?;
         Ok(Some((commit, remade)))
     }
+
+    /// As `step`, and the commit must come out as it did.
+    ///
+    /// Errors: `Strayed`.
+    pub fn step_checked(&mut self) -> Result<(), ReplayError> {
+        match self.step()? {
+            Some((commit, remade)) => self.rerun.check(&remade, &commit),
+            None => Ok(()),
+        }
+    }
+
+    /// As `step_checked`, and tells what was done.
+    pub fn step_by_steps(&mut self) -> Result<Option<(Commit, Vec<Step>)>, ReplayError> {
+        let Some(commit) = self.next.take() else { return Ok(None) };
+        let (steps, remade) = self.rerun.commit_by_steps(&commit)?;
+        self.rerun.check(&remade, &commit)?;
+        self.next = self.commits.read()?;
+        Ok(Some((commit, steps)))
+    }
 }
 
 /// Which commits lead to a moment.
-struct Way {
+pub(super) struct Way {
     /// The last commit that happened whole; 0: none.
-    whole: i64,
+    pub whole: i64,
     /// The one in the middle of which the moment is, and its record.
-    part: Option<(Commit, TopicPartition, i64)>,
+    pub part: Option<(Commit, TopicPartition, i64)>,
 }
 
 impl Past<'_> {
@@ -82,15 +101,30 @@ impl Past<'_> {
         let mut history = self.history()?;
         let way = self.way(&mut history, moment)?;
         let mut walk = self.walk(history, way.whole, folder)?;
-        while walk.sequence() < way.whole {
-            let Some((commit, remade)) = walk.step()? else { break };
-            remade.check(&commit, self.rerun.service.name)?;
+        while walk.sequence() < way.whole && walk.next_commit().is_some() {
+            walk.step_checked()?;
         }
         let mut rerun = walk.rerun;
         if let Some((commit, place, offset)) = &way.part {
             rerun.up_to(commit, (place, *offset))?;
         }
         Ok(rerun)
+    }
+
+    /// The last commit that happened whole by a moment; 0: none.
+    pub fn commit_before(&self, moment: &Moment) -> Result<i64, ReplayError> {
+        let mut history = self.history()?;
+        Ok(self.way(&mut history, moment)?.whole)
+    }
+
+    /// What the task did in commit `sequence`. `folder` is empty.
+    pub fn commit_by_steps(&self, sequence: i64, folder: &Path) -> Result<(Commit, Vec<Step>), ReplayError> {
+        let mut walk = self.walk(self.history()?, sequence - 1, folder)?;
+        while walk.sequence() < sequence - 1 && walk.next_commit().is_some() {
+            walk.step_checked()?;
+        }
+        let gone = || ReplayError::Impossible(format!("commit {sequence} of task {} is not in the log", self.task));
+        walk.step_by_steps()?.ok_or_else(gone)
     }
 
     /// The task's commits.
@@ -110,7 +144,7 @@ impl Past<'_> {
         Ok(Walk { commits: history.commits, rerun, next })
     }
 
-    fn way(&self, history: &mut TaskHistory, moment: &Moment) -> Result<Way, ReplayError> {
+    pub(super) fn way(&self, history: &mut TaskHistory, moment: &Moment) -> Result<Way, ReplayError> {
         let told_from = history.told_from();
         match moment {
             Moment::Time(time_ms) => {

@@ -222,6 +222,21 @@ impl Rerun {
         self.captured.from(0)
     }
 
+    /// Compares a commit that was made again with its manifest, if the program is that of then.
+    ///
+    /// Errors: `Strayed`.
+    pub fn check(&self, remade: &Remade, commit: &Commit) -> Result<(), ReplayError> {
+        match self.program {
+            Program::Same => remade.check(commit, &commit.manifest.service),
+            Program::Other => Ok(()),
+        }
+    }
+
+    /// The database of its stores.
+    pub fn files(&self) -> Arc<Files> {
+        Arc::clone(self.task.files())
+    }
+
     /// A store as it is now.
     pub fn store(&mut self, index: usize) -> &mut Store {
         self.task.store(index)

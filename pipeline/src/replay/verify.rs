@@ -17,6 +17,7 @@ use std::thread;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::cause::{id_of, source_of};
 use super::{Commit, Past, Remade, ReplayError, Walk, Written};
 use crate::changelog;
 use crate::log::{Batch, Cleanup, TopicPartition, partitions_of};
@@ -147,7 +148,7 @@ pub fn run_again(
     folder: &Path,
     visit: impl Fn(&Commit, &Remade) -> bool + Sync,
 ) -> Result<Verified, ReplayError> {
-    let made = at_once(tasks, |past| {
+    let made = at_once(tasks, |past| -> Result<Verified, ReplayError> {
         let mut made = Verified::default();
         let Some(mut walk) = begin(past, times, &folder.join(past.task.to_string()))? else { return Ok(made) };
         while walk.next_commit().is_some_and(|commit| commit.time_ms <= times.to_ms) {
@@ -169,12 +170,12 @@ pub fn run_again(
 }
 
 /// Does something for each item, as many at a time as there are processors; the results are in the items' order.
-fn at_once<T: Sync, R: Send>(
+pub fn at_once<T: Sync, R: Send, E: Send>(
     items: &[T],
-    make: impl Fn(&T) -> Result<R, ReplayError> + Sync,
-) -> Result<Vec<R>, ReplayError> {
+    make: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let made: Mutex<Vec<(usize, Result<R, ReplayError>)>> = Mutex::default();
+    let made: Mutex<Vec<(usize, Result<R, E>)>> = Mutex::default();
     let work = || {
         while !failed.load(Ordering::Relaxed) {
             let at = next.fetch_add(1, Ordering::Relaxed);
@@ -452,15 +453,8 @@ fn ids(service: &str, batch: &dyn Batch, at: usize) -> Option<(i32, i64, usize)>
     batch.visit_headers(at, &mut |name, value| {
         let Some(text) = value.and_then(|value| std::str::from_utf8(value).ok()) else { return };
         match name {
-            "ce_source" => {
-                let rest = text.strip_prefix("engram/").and_then(|rest| rest.strip_prefix(service));
-                task = rest.and_then(|rest| rest.strip_prefix('/')?.parse().ok());
-            }
-            "ce_id" => {
-                number = text.split_once('-').and_then(|(sequence, index)| {
-                    Some((sequence.parse().ok()?, index.parse().ok()?))
-                });
-            }
+            "ce_source" => task = source_of(text).filter(|(of, _)| *of == service).map(|(_, task)| task),
+            "ce_id" => number = id_of(text),
             _ => {}
         }
     });

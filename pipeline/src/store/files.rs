@@ -11,7 +11,7 @@ use std::time::Duration;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Env,
-    Error, ErrorKind, IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter,
+    Error, ErrorKind, IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SnapshotWithThreadMode, SstFileWriter,
     WaitForCompactOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
@@ -173,6 +173,11 @@ impl Files {
         Entries { inner, files: self }
     }
 
+    /// The entries as they are now, whatever is written later.
+    pub fn pin(&self) -> Pinned<'_> {
+        Pinned { snapshot: self.db.snapshot(), files: self }
+    }
+
     /// The changelog offset up to which this database is filled; 0 for a new one.
     pub fn position(&self) -> Result<i64, StoreError> {
         Ok(self.number(POSITION)?.unwrap_or(0))
@@ -308,6 +313,27 @@ impl Changes {
 
     pub fn size_in_bytes(&self) -> usize {
         self.0.size_in_bytes()
+    }
+}
+
+/// A database as it was at some moment. Nothing is copied: RocksDB keeps what it shows.
+pub struct Pinned<'a> {
+    snapshot: SnapshotWithThreadMode<'a, DB>,
+    files: &'a Files,
+}
+
+impl Pinned<'_> {
+    /// By the full key.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.snapshot.get(key).map_err(|error| self.files.error(&error))
+    }
+
+    /// All entries of the store with this prefix.
+    pub fn all(&self, prefix: u8) -> Entries<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound([prefix + 1]);
+        let inner = self.snapshot.iterator_opt(IteratorMode::From(&[prefix], Direction::Forward), options);
+        Entries { inner, files: self.files }
     }
 }
 

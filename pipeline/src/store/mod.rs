@@ -24,7 +24,7 @@ use thiserror::Error;
 use crate::log::LogError;
 
 pub use cache::{Order, Store, Trace};
-pub use files::{Budget, Changes, Files};
+pub use files::{Budget, Changes, Files, Pinned};
 pub use query::Query;
 pub use run::Run;
 pub(crate) use timed::unreadable;

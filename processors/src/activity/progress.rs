@@ -109,10 +109,12 @@ impl ActivityProcessor {
         let closed_before = self.closed_windows.insert((step, source.source.clone()), last).unwrap_or(i64::MIN);
         for (key, value) in windows::close(context, at::WINDOW_STORE, step, &source.source, (closed_before, last))? {
             if let Some(event) = windows::to_event(&key, &value, |_| source.size_ms, true) {
+                context.made_of_entry(at::WINDOW_STORE, || key.clone());
                 self.windows.encode(&event, &mut self.buffer).map_err(unwritable)?;
                 context.emit(at::OUT_WINDOWS, windows::record_key(&event).as_bytes(), Some(&self.buffer))?;
             }
         }
+        context.made_of_itself();
         Ok(())
     }
 
@@ -132,12 +134,14 @@ impl ActivityProcessor {
         let ended = now.saturating_sub(gap_ms).saturating_sub(grace_ms).saturating_sub(source.size_ms);
         for (key, value) in sessions::close(context, at::SESSION_STORE, &source.source, ended)? {
             if let Some(event) = sessions::to_event(&key, &value, true) {
+                context.made_of_entry(at::SESSION_STORE, || key.clone());
                 self.sessions.encode(&event, &mut self.buffer).map_err(unwritable)?;
                 let record_key = sessions::record_key(&event.user, event.session_start, &event.source);
                 context.emit(at::OUT_SESSIONS, record_key.as_bytes(), Some(&self.buffer))?;
             }
             self.closed_sessions.insert(key);
         }
+        context.made_of_itself();
         Ok(())
     }
 
