@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::values::{Place, Start, When};
+use crate::values::{Allow, Place, Start, When};
 
 /// Event-sourced streaming for applications in which people edit documents and a knowledge graph together.
 #[derive(Debug, Parser)]
@@ -67,6 +67,12 @@ pub enum Command {
     Replay(ReplayService),
     /// What made a value or a record: the events behind it, across services
     Why(Why),
+    /// Compare what two builds or configurations make of the same history
+    Diff(Diff),
+    /// Go through a service's past event by event
+    Step(StepThrough),
+    /// A range of history as a new embedded environment, to try things on
+    Fork(Fork),
     /// Find the first event after which something holds, between a good and a bad moment
     Bisect(Bisect),
     /// Records that could not be processed: look at them, send them back
@@ -242,6 +248,71 @@ pub struct Why {
     /// The newest N of the records that something was made of
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct Diff {
+    pub service: String,
+    /// The one side: a program, a configuration (.toml), both as PROGRAM,CONFIG, or `this`
+    #[arg(long, value_name = "BUILD", default_value = "this")]
+    pub base: String,
+    /// The other side
+    #[arg(long, value_name = "BUILD")]
+    pub with: String,
+    /// Only what was committed at this time or later
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Only what was committed at this time or earlier
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// So many outputs may differ, or so much of the base's, such as 0.1%
+    #[arg(long, value_name = "N|N%", default_value = "0")]
+    pub allow: Allow,
+    /// Differences shown
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct StepThrough {
+    pub service: String,
+    /// Only what has to do with this key: of records, entries or outputs
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Where to begin, as for `state --at`; the beginning by default
+    #[arg(long, value_name = "WHEN")]
+    pub from: Option<When>,
+    /// Where to stop
+    #[arg(long, value_name = "WHEN")]
+    pub to: Option<When>,
+    /// The task, where neither --key nor a record tells
+    #[arg(long, value_name = "PARTITION")]
+    pub task: Option<i32>,
+    /// Stop at this record: PARTITION:OFFSET or TOPIC/PARTITION/OFFSET; or at the first step committed at this TIME or later
+    #[arg(long = "break-at", value_name = "WHEN")]
+    pub break_at: Vec<When>,
+    /// Stop where something has to do with this key
+    #[arg(long = "break-key", value_name = "KEY")]
+    pub break_keys: Vec<String>,
+    /// Stop where this holds, in CEL, of `step`: step.record, step.changes, step.outputs, ... as --json shows them
+    #[arg(long = "break-where", value_name = "EXPR")]
+    pub break_where: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Fork {
+    /// Inputs written until then: TIME, or TOPIC/PARTITION/OFFSET (that record, and what was written before it); all by default
+    #[arg(long, value_name = "WHEN")]
+    pub at: Option<When>,
+    /// Only inputs written at this time or later
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub from: Option<i64>,
+    /// Only inputs whose event time is not later
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub as_of_event: Option<i64>,
+    /// The data folder whose history it is, where it is not on Kafka; --data is the new folder
+    #[arg(long, value_name = "DIR", default_value = "engram-data")]
+    pub of: PathBuf,
 }
 
 #[derive(Debug, Args)]

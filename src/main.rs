@@ -7,6 +7,7 @@ mod config;
 mod data_dir;
 mod events;
 mod expression;
+mod fork;
 mod output;
 mod outputs;
 mod past;

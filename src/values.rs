@@ -96,6 +96,46 @@ impl FromStr for When {
     }
 }
 
+/// How many outputs may differ.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Allow {
+    Count(u64),
+    /// Of the base's outputs.
+    Percent(f64),
+}
+
+impl Allow {
+    pub fn allows(self, differences: u64, of: u64) -> bool {
+        match self {
+            Self::Count(count) => differences <= count,
+            Self::Percent(percent) => differences as f64 * 100.0 <= percent * of as f64,
+        }
+    }
+}
+
+impl FromStr for Allow {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let percent = text.strip_suffix('%').map(str::parse::<f64>);
+        match percent {
+            Some(Ok(percent)) if (0.0..=100.0).contains(&percent) => Ok(Self::Percent(percent)),
+            None => text.parse().map(Self::Count).map_err(|_| ()),
+            _ => Err(()),
+        }
+        .map_err(|()| "expected a number of outputs, or a part of them such as 0.1%".to_owned())
+    }
+}
+
+impl fmt::Display for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
 /// A duration in ms: a number and `ms`, `s`, `m`, `h` or `d`.
 pub fn duration_ms(text: &str) -> Result<i64, String> {
     let wrong = || format!("{text:?} is not a duration such as 500ms, 30s, 1m, 12h or 7d");
@@ -150,6 +190,17 @@ mod tests {
         assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(When::Time(1_000)));
         for wrong in ["", "17", "/3/17", "a/3", "a/x/17", "now", "3:-1"] {
             assert!(wrong.parse::<When>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_may_differ_is_a_number_or_a_part() {
+        assert_eq!("3".parse(), Ok(Allow::Count(3)));
+        assert_eq!("0.5%".parse(), Ok(Allow::Percent(0.5)));
+        assert!(Allow::Percent(1.0).allows(1, 100) && !Allow::Percent(1.0).allows(2, 100));
+        assert!(Allow::Count(0).allows(0, 0) && !Allow::Count(0).allows(1, 0));
+        for wrong in ["", "-1", "101%", "x%", "1.5", "NaN%"] {
+            assert!(wrong.parse::<Allow>().is_err(), "{wrong}");
         }
     }
 

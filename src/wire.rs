@@ -29,6 +29,9 @@ const BUSY_MAX: Duration = Duration::from_secs(10);
 /// The names of all services.
 pub const SERVICES: &[&str] = &[activity::NAME];
 
+/// Those and the one that tests and measurements run.
+pub const ALL_SERVICES: &[&str] = &[activity::NAME, PASSTHROUGH];
+
 /// Not among them, but to be had by name: every event as it came. Its output shows what the runtime does to the order of
 /// records, so tests and measurements run it.
 const PASSTHROUGH: &str = "passthrough";

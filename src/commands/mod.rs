@@ -4,6 +4,8 @@ mod bench;
 mod bisect;
 mod consume;
 mod dead_letters;
+mod diff;
+mod fork;
 mod ingest;
 mod lag;
 mod produce;
@@ -13,12 +15,15 @@ mod schemas;
 mod services;
 mod snapshot;
 mod state;
+mod step;
 mod topics;
 mod up;
 mod why;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use dead_letters::MARKS as DEAD_LETTER_MARKS;
 
 use crate::cli::{Cli, Command, Ingest};
 
@@ -38,6 +43,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::DeadLetters(command) => dead_letters::run(global, &command),
         Command::Replay(args) => replay::run(global, &args),
         Command::Why(args) => why::run(global, &args),
+        Command::Diff(args) => diff::run(global, &args),
+        Command::Step(args) => step::run(global, &args),
+        Command::Fork(args) => fork::run(global, &args),
         Command::Bisect(args) => bisect::run(global, &args),
         Command::Reset(args) => reset::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),

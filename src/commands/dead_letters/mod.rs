@@ -13,6 +13,8 @@ mod marks;
 mod replay;
 mod show;
 
+pub use marks::TOPIC as MARKS;
+
 use crate::cli::{DeadLetters, Global};
 
 pub fn run(global: &Global, command: &DeadLetters) -> anyhow::Result<()> {
