@@ -146,6 +146,10 @@ pub struct Consume {
     /// Only the last N records of what was found, by the time at which they were written
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
+    /// What there was at a moment, as for `state --at`: of a topic that a service writes, what it had committed by then, or
+    /// what had come of an input record and those before it; of others what had been written by TIME
+    #[arg(long, value_name = "WHEN", conflicts_with_all = ["to", "from", "follow"])]
+    pub as_of: Option<When>,
     /// Go on with what comes, until stopped
     #[arg(long, conflicts_with_all = ["to", "last"])]
     pub follow: bool,
@@ -237,8 +241,9 @@ pub struct Why {
     /// SERVICE STORE KEY (the key as for `state get`), or TOPIC PARTITION:OFFSET
     #[arg(required = true, num_args = 2..=3, value_names = ["SERVICE", "STORE", "KEY"])]
     pub of: Vec<String>,
-    #[command(flatten)]
-    pub at: At,
+    /// As it was: TIME, PARTITION:OFFSET or TOPIC/PARTITION/OFFSET
+    #[arg(long, value_name = "WHEN")]
+    pub at: Option<When>,
     /// Of TOPIC PARTITION:OFFSET: what this record has caused
     #[arg(long)]
     pub forward: bool,
@@ -336,6 +341,10 @@ pub struct At {
     /// record)
     #[arg(long, value_name = "WHEN", conflicts_with = "stale")]
     pub at: Option<When>,
+    /// As just the inputs make it whose event time is not later than TIME, such as those of a git history; they are all
+    /// processed anew for it
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with_all = ["stale", "at"])]
+    pub as_of_event: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, Args)]

@@ -13,12 +13,16 @@ use engram_pipeline::log::{
     Batch, Cleanup, Log, NewRecord, Producer, ProducerOptions, TopicPartition, TopicSpec,
 };
 use engram_pipeline::registry::{self, LogRegistry};
+use engram_pipeline::replay::ReadOnlyRegistry;
 use engram_pipeline::service::{self, Running, TOPIC_MESSAGE_BYTES_MAX};
 use engram_pipeline::worker::WorkerOptions;
 use engram_pipeline::{changelog, dead_letter, directory, manifest, retry};
 use engram_schemas::codec::Decoder;
+use engram_schemas::registry::Registry;
 
+use crate::cli::Global;
 use crate::commands::DEAD_LETTER_MARKS;
+use crate::data_dir::DataDir;
 use crate::output;
 use crate::wire::{self, Connection};
 
@@ -183,15 +187,25 @@ impl Writer {
     }
 }
 
-/// Copies a part of a log into a folder of this process's own, and runs a service there to the end of it.
-pub fn run_service(from: &Connection, name: &str, part: &Part, folder: &Path, stop: &AtomicBool) -> anyhow::Result<Arc<EmbeddedLog>> {
+/// Copies a part of a log into an empty folder of this process's own, and runs a service there to the end of it.
+pub fn run_service(
+    global: &Global,
+    from: &Connection,
+    name: &str,
+    part: &Part,
+    folder: &Path,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
     let log = Arc::new(EmbeddedLog::open(folder)?);
     copy(from, part, &*log, stop)?;
     let service = wire::service(name, &from.config)?.with_errors(from.config.errors.policy(name)?, &*log)?;
     let service = Arc::new(service);
     service::prepare_topics(&*log, &service, from.config.partitions.0)?;
-    let registry = Arc::new(LogRegistry::new(Arc::clone(&log) as Arc<dyn Log>));
-    let stores = folder.join("stores").join(name);
+    let registry: Arc<dyn Registry> = match &global.registry {
+        Some(_) => Arc::new(ReadOnlyRegistry(Arc::clone(&from.registry))),
+        None => Arc::new(LogRegistry::new(Arc::clone(&log) as Arc<dyn Log>)),
+    };
+    let stores = DataDir::new(folder).stores(&log.id()?, name);
     let options = WorkerOptions::new(service, Arc::clone(&log) as Arc<dyn Log>, registry, stores);
     let running = Running::start(&options, 1)?;
     while !running.has_failed() && !running.is_idle(IDLE_MS) && !stop.load(Ordering::Relaxed) {
@@ -199,7 +213,7 @@ pub fn run_service(from: &Connection, name: &str, part: &Part, folder: &Path, st
     }
     running.stop().with_context(|| format!("service {name} has stopped"))?;
     anyhow::ensure!(!stop.load(Ordering::Relaxed), "stopped");
-    Ok(log)
+    Ok(())
 }
 
 /// Says what was taken.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use engram_pipeline::dead_letter;
-use engram_pipeline::log::{TopicPartition, partitions_of};
+use engram_pipeline::log::{Cleanup, TopicPartition, partitions_of};
 use engram_pipeline::processor::Service;
-use engram_pipeline::replay::{Moment, Past, Program, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions, State};
+use engram_pipeline::replay::{Moment, OutputId, Past, Program, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions, State};
 use engram_pipeline::snapshot::Snapshots;
 use engram_pipeline::store::{Budget, StoreSpec};
 use engram_schemas::registry::Registry;
@@ -27,6 +27,21 @@ pub struct PastService<'a> {
     /// Of the service.
     pub partitions: i32,
     dead_letter_partitions: i32,
+}
+
+/// Outputs of a task until some moment.
+#[derive(Debug, Clone, Copy)]
+pub struct OutputsAt {
+    /// All of the commits until this one.
+    whole: i64,
+    /// So many of the next.
+    part: usize,
+}
+
+impl OutputsAt {
+    pub fn has(self, id: &OutputId) -> bool {
+        id.sequence <= self.whole || id.sequence == self.whole + 1 && id.index < self.part
+    }
 }
 
 /// A task as it was, with the folder that it lives in.
@@ -75,6 +90,24 @@ impl<'a> PastService<'a> {
     /// The topics of its outputs, each once.
     pub fn outputs(&self) -> std::collections::BTreeSet<&str> {
         self.service.outputs.iter().map(|output| output.topic.as_str()).collect()
+    }
+
+    /// Whether its outputs to a topic are kept for ever.
+    pub fn keeps(&self, topic: &str) -> bool {
+        !self.service.topics.iter().any(|spec| spec.name == topic && spec.cleanup == Cleanup::Compact)
+    }
+
+    /// How much of what a task has written there was at a moment.
+    pub fn outputs_at(&self, task: i32, when: &When) -> anyhow::Result<OutputsAt> {
+        let whole = self.past(task).commit_before(&self.moment(when)).map_err(explained)?;
+        let part = match when {
+            When::Time(_) => 0,
+            When::Record { .. } => {
+                let written = self.at(task, when)?.rerun.uncommitted();
+                written.iter().filter(|written| self.writes(&written.topic)).count()
+            }
+        };
+        Ok(OutputsAt { whole, part })
     }
 
     /// Whether a topic is one of its inputs.

@@ -2,18 +2,23 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
+use engram_pipeline::changelog;
 use engram_pipeline::log::{RecordRef, TopicPartition};
+use engram_pipeline::replay::OutputId;
 use engram_schemas::codec::Decoder;
 use serde_json::{Value, json};
 
 use super::stop_flag;
 use crate::cli::{Consume, Format, Global};
-use crate::output;
+use crate::output::{self, Usage};
+use crate::past::{OutputsAt, PastService};
+use crate::queries;
 use crate::reading;
-use crate::values::rfc3339;
-use crate::wire::{Access, Connection};
+use crate::values::{When, rfc3339};
+use crate::wire::{self, Access, Connection};
 
 /// Rows of a table are held back to align its columns, so many at a time.
 const TABLE_ROWS: usize = 500;
@@ -36,6 +41,10 @@ pub fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
         header: None,
     };
     let stop = stop_flag()?;
+    if let Some(when) = &args.as_of {
+        as_of(&connection, &args.topic, topic.partitions, when, &stop, &mut printer)?;
+        return printer.flush();
+    }
     let spans = reading::spans(&*connection.log, topic, args.from, (!args.follow).then_some(args.to))?;
     reading::read(&*connection.log, &spans, &stop, |found| match found {
         Some((partition, record)) => printer.add(partition, record),
@@ -43,6 +52,62 @@ pub fn run(global: &Global, args: &Consume) -> anyhow::Result<()> {
         None => Ok(()),
     })?;
     printer.flush()
+}
+
+/// What there was at a moment.
+fn as_of(
+    connection: &Connection,
+    topic: &str,
+    partitions: i32,
+    when: &When,
+    stop: &AtomicBool,
+    printer: &mut Printer,
+) -> anyhow::Result<()> {
+    let log = &*connection.log;
+    let writer = wire::ALL_SERVICES.iter().find(|name| {
+        let service = wire::service(name, &connection.config);
+        let runs = queries::partitions(&log.topics().unwrap_or_default(), name) > 0;
+        runs && service.is_ok_and(|service| service.outputs.iter().any(|output| output.topic == topic))
+    });
+    let until = match writer {
+        Some(name) => {
+            let service = PastService::open(connection, name)?;
+            let tasks = service.tasks(when)?.map(|task| Ok((task, service.outputs_at(task, when)?)));
+            let tasks: BTreeMap<i32, OutputsAt> = tasks.collect::<anyhow::Result<_>>()?;
+            Some((service, tasks, *name))
+        }
+        None => None,
+    };
+    for number in 0..partitions {
+        let partition = TopicPartition::new(topic, number);
+        let range = log.offsets(std::slice::from_ref(&partition))?[0];
+        let end = match (&until, when) {
+            (Some((service, _, name)), _) => {
+                anyhow::ensure!(
+                    service.keeps(topic) && range.first == 0,
+                    "topic {topic} has lost records to compaction or retention: 'engram replay {name} --out DIR --to TIME' \
+                     makes them again"
+                );
+                range.stable
+            }
+            (None, When::Time(ms)) => log.offset_at(&partition, ms.saturating_add(1))?.unwrap_or(range.stable),
+            (None, When::Record { .. }) => anyhow::bail!(Usage(format!(
+                "no service writes topic {topic}: give --as-of a TIME, or --to an offset"
+            ))),
+        };
+        changelog::read_batches(log, &partition, range.first, end, |batch, at| -> anyhow::Result<()> {
+            anyhow::ensure!(!stop.load(Ordering::Relaxed), "stopped");
+            let record = batch.record(at);
+            let was_there = match &until {
+                None => record.offset < end,
+                Some((_, tasks, name)) => OutputId::of(batch, at).is_some_and(|id| {
+                    id.service == **name && tasks.get(&id.task).is_some_and(|until| until.has(&id))
+                }),
+            };
+            if was_there { printer.add(&partition, record) } else { Ok(()) }
+        })?;
+    }
+    Ok(())
 }
 
 struct Printer {

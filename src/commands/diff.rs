@@ -140,7 +140,7 @@ impl Report {
         loop {
             let (left, right) = (base.sequence(), with.sequence());
             let Some(sequence) = left.into_iter().chain(right).min() else { return Ok(()) };
-            let mut take = |side: &mut Commits, at: Option<i64>| {
+            let take = |side: &mut Commits, at: Option<i64>| {
                 if at == Some(sequence) { side.take() } else { Ok(OfCommit::new()) }
             };
             let (left, right) = (take(&mut base, left)?, take(&mut with, right)?);

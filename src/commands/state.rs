@@ -12,7 +12,9 @@ use engram_pipeline::store::{self, Order, Query, StoreSpec};
 use engram_pipeline::{changelog, directory};
 use serde_json::{Value, json};
 
-use crate::cli::{Global, Stale, State};
+use super::stop_flag;
+use crate::cli::{At, Global, Stale, State};
+use crate::fork::{self, Part};
 use crate::output;
 use crate::past::PastService;
 use crate::queries::{self, Wanted};
@@ -27,7 +29,7 @@ pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
         State::List { service } => list(global, service.as_deref()),
         State::Get { service, store, key, stale, at } => {
             let wanted = Question { service, store, key: Some(key), limit: usize::MAX };
-            let mut found = entries(global, &wanted, *stale, at.at.as_ref())?;
+            let mut found = entries(global, &wanted, *stale, at)?;
             // The key as `range` shows it names one entry; a part of it may name several.
             let exact: Option<Value> = serde_json::from_str(key).ok();
             if let Some(at) = found.iter().position(|(entry_key, _)| Some(entry_key) == exact.as_ref()) {
@@ -45,7 +47,7 @@ pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
         }
         State::Range { service, store, key, limit, stale, at } => {
             let wanted = Question { service, store, key: key.as_deref(), limit: *limit };
-            let found = entries(global, &wanted, *stale, at.at.as_ref())?;
+            let found = entries(global, &wanted, *stale, at)?;
             print(global, &found)
         }
     }
@@ -80,12 +82,15 @@ struct Question<'a> {
     limit: usize,
 }
 
-fn entries(global: &Global, question: &Question<'_>, stale: Stale, at: Option<&When>) -> anyhow::Result<Vec<Entry>> {
+fn entries(global: &Global, question: &Question<'_>, stale: Stale, at: &At) -> anyhow::Result<Vec<Entry>> {
     let &Question { service, store: name, key, limit } = question;
     let (index, store) = queries::find_store(service, name)?;
     let connection = Connection::open(global, Access::Read)?;
-    if let Some(when) = at {
+    if let Some(when) = &at.at {
         return past_entries(&connection, question, (index, &store), when);
+    }
+    if let Some(event_ms) = at.as_of_event {
+        return entries_as_of_event(global, &connection, question, event_ms);
     }
     let partitions = queries::partitions(&connection.log.topics()?, service);
     anyhow::ensure!(partitions > 0, "service {service} has not run on this log yet: start it with 'engram up'");
@@ -119,6 +124,21 @@ fn entries(global: &Global, question: &Question<'_>, stale: Stale, at: Option<&W
     }
     found.truncate(limit);
     Ok(found)
+}
+
+/// As just the events until a time make them: the service runs over them, in a folder of its own.
+fn entries_as_of_event(
+    global: &Global,
+    connection: &Connection,
+    question: &Question<'_>,
+    event_ms: i64,
+) -> anyhow::Result<Vec<Entry>> {
+    let folder =
+        tempfile::Builder::new().prefix("engram-as-of").tempdir().context("cannot create a temporary folder")?;
+    let part = Part { event_ms: Some(event_ms), ..Part::default() };
+    fork::run_service(global, connection, question.service, &part, folder.path(), &*stop_flag()?)?;
+    let there = Global { data: folder.path().to_owned(), brokers: None, ..global.clone() };
+    entries(&there, question, Stale { stale: false }, &At { at: None, as_of_event: None })
 }
 
 /// As they were: the tasks are brought back to that moment.

@@ -44,7 +44,7 @@ pub fn run(global: &Global, args: &Why) -> anyhow::Result<()> {
             let place: Place = place.parse().map_err(Usage)?;
             let partition = TopicPartition::new(topic.as_str(), place.partition);
             anyhow::ensure!(
-                args.at.at.is_none(),
+                args.at.is_none(),
                 Usage("a record is what it is at any time: --at goes with SERVICE STORE KEY".to_owned())
             );
             tree.check(&partition)?;
@@ -58,7 +58,7 @@ pub fn run(global: &Global, args: &Why) -> anyhow::Result<()> {
         }
         [service, store, key] => {
             anyhow::ensure!(!args.forward, Usage("--forward goes with TOPIC PARTITION:OFFSET".to_owned()));
-            tree.entry(service, store, key, args.at.at.as_ref(), args.depth)?;
+            tree.entry(service, store, key, args.at.as_ref(), args.depth)?;
         }
         _ => anyhow::bail!(Usage("give SERVICE STORE KEY, or TOPIC PARTITION:OFFSET".to_owned())),
     }
