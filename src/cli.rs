@@ -167,6 +167,14 @@ pub enum Format {
     Raw,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutFormat {
+    /// One JSON object a line
+    Ndjson,
+    /// Apache Parquet, a file for each type of event
+    Parquet,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Schemas {
     /// All subjects with their versions
@@ -222,9 +230,12 @@ pub struct ReplayService {
     /// Compare outputs and state with what was committed, and name the first record and field that differ
     #[arg(long, required_unless_present = "out")]
     pub verify: bool,
-    /// Write the outputs there: files of JSON lines, DIR/TOPIC/TASK.ndjson
+    /// Write the outputs there: DIR/TOPIC/TASK.ndjson or, as Parquet, DIR/TOPIC/TASK.TYPE.parquet
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// How to write them
+    #[arg(long, value_enum, default_value_t = OutFormat::Ndjson, requires = "out")]
+    pub format: OutFormat,
     /// Only what was committed at this time or later
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub from: Option<i64>,

@@ -10,6 +10,7 @@ mod expression;
 mod fork;
 mod output;
 mod outputs;
+mod parquet_out;
 mod past;
 mod queries;
 mod reading;

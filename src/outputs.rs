@@ -1,4 +1,4 @@
-//! The outputs of a replay as files: FOLDER/TOPIC/TASK.ndjson.
+//! The outputs of a replay as files: FOLDER/TOPIC/TASK.ndjson, or Parquet (`parquet_out`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use engram_pipeline::replay::{Commit, Remade};
 use engram_schemas::codec::Decoder;
+use engram_schemas::registry::Registry;
 use serde_json::json;
 
+use crate::cli::OutFormat;
 use crate::commands::lock;
 use crate::output;
+use crate::parquet_out::ParquetFiles;
 use crate::past::PastService;
 use crate::wire::Connection;
 
@@ -20,52 +23,63 @@ use crate::wire::Connection;
 pub struct Out<'a> {
     folder: PathBuf,
     service: &'a PastService<'a>,
-    tasks: Vec<Mutex<Task>>,
+    tasks: Vec<Mutex<BTreeMap<Arc<str>, Files>>>,
+    format: OutFormat,
+    registry: Arc<dyn Registry>,
 }
 
-/// What one task has made, by topic.
-struct Task {
-    decoder: Decoder,
-    files: BTreeMap<Arc<str>, BufWriter<File>>,
+/// What one task writes of one topic.
+enum Files {
+    Lines(BufWriter<File>, Decoder),
+    Parquet(ParquetFiles),
 }
 
 impl<'a> Out<'a> {
-    pub fn create(folder: &Path, connection: &Connection, service: &'a PastService<'a>) -> anyhow::Result<Self> {
+    pub fn create(
+        folder: &Path,
+        format: OutFormat,
+        connection: &Connection,
+        service: &'a PastService<'a>,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let task = |_| {
-            let decoder = Decoder::new(Arc::clone(&connection.registry));
-            Mutex::new(Task { decoder, files: BTreeMap::new() })
-        };
-        Ok(Self { folder: folder.to_owned(), service, tasks: (0..service.partitions).map(task).collect() })
+        let tasks = (0..service.partitions).map(|_| Mutex::default()).collect();
+        let registry = Arc::clone(&connection.registry);
+        Ok(Self { folder: folder.to_owned(), service, tasks, format, registry })
     }
 
     pub fn write(&self, commit: &Commit, remade: &Remade) -> anyhow::Result<()> {
-        let number = commit.manifest.partition;
-        let mut task = lock(&self.tasks[usize::try_from(number)?]);
-        let Task { decoder, files } = &mut *task;
+        let (task, sequence) = (commit.manifest.partition, commit.manifest.sequence);
+        let mut topics = lock(&self.tasks[usize::try_from(task)?]);
         for written in remade.written.iter().filter(|written| self.service.writes(&written.topic)) {
-            if !files.contains_key(&written.topic) {
-                let file = self.open(&written.topic, number)?;
-                files.insert(Arc::clone(&written.topic), file);
+            if !topics.contains_key(&written.topic) {
+                topics.insert(Arc::clone(&written.topic), self.open(&written.topic, task)?);
             }
-            let line = json!({
-                "task": number, "commit": commit.manifest.sequence, "partition": written.partition,
-                "key": written.key.as_deref().map(String::from_utf8_lossy),
-                "value": output::value(decoder, written.value.as_deref())?
-            });
-            let file = files.get_mut(&written.topic).expect("opened above");
-            writeln!(file, "{line}").with_context(|| self.failed())?;
+            match topics.get_mut(&written.topic).expect("opened above") {
+                Files::Lines(file, decoder) => {
+                    let line = json!({
+                        "task": task, "commit": sequence, "partition": written.partition,
+                        "key": written.key.as_deref().map(String::from_utf8_lossy),
+                        "value": output::value(decoder, written.value.as_deref())?
+                    });
+                    writeln!(file, "{line}").with_context(|| self.failed())?;
+                }
+                Files::Parquet(files) => files.add(sequence, written).with_context(|| self.failed())?,
+            }
         }
         Ok(())
     }
 
-    fn open(&self, topic: &str, task: i32) -> anyhow::Result<BufWriter<File>> {
+    fn open(&self, topic: &str, task: i32) -> anyhow::Result<Files> {
         let folder = self.folder.join(topic);
-        let create = || {
-            std::fs::create_dir_all(&folder)?;
-            File::create(folder.join(format!("{task}.ndjson")))
-        };
-        Ok(BufWriter::new(create().with_context(|| self.failed())?))
+        std::fs::create_dir_all(&folder).with_context(|| self.failed())?;
+        let registry = Arc::clone(&self.registry);
+        match self.format {
+            OutFormat::Parquet => Ok(Files::Parquet(ParquetFiles::new(folder, topic, task, registry))),
+            OutFormat::Ndjson => {
+                let file = File::create(folder.join(format!("{task}.ndjson"))).with_context(|| self.failed())?;
+                Ok(Files::Lines(BufWriter::new(file), Decoder::new(registry)))
+            }
+        }
     }
 
     fn failed(&self) -> String {
@@ -73,9 +87,16 @@ impl<'a> Out<'a> {
     }
 
     pub fn finish(self) -> anyhow::Result<()> {
-        let tasks = self.tasks.iter().map(lock);
-        tasks.into_iter().try_for_each(|mut task| {
-            task.files.values_mut().try_for_each(|file| file.flush()).with_context(|| self.failed())
-        })
+        let failed = self.failed();
+        for topics in self.tasks {
+            for files in topics.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values() {
+                let finished = match files {
+                    Files::Lines(mut file, _) => file.flush().map_err(anyhow::Error::from),
+                    Files::Parquet(files) => files.finish(),
+                };
+                finished.with_context(|| failed.clone())?;
+            }
+        }
+        Ok(())
     }
 }

@@ -35,10 +35,15 @@ pub struct BatchDecoder {
 impl BatchDecoder {
     /// Batches of `E` with at most `rows_max` rows.
     pub fn new<E: Event>(registry: Arc<dyn Registry>, rows_max: usize) -> Self {
+        Self::of(registry, E::NAME, E::SCHEMA, rows_max)
+    }
+
+    /// The same for the type with this name and schema.
+    pub fn of(registry: Arc<dyn Registry>, name: &'static str, schema: &'static str, rows_max: usize) -> Self {
         Self {
             registry,
-            name: E::NAME,
-            reader_schema: E::SCHEMA,
+            name,
+            reader_schema: schema,
             rows_max: rows_max.max(1),
             decoders: BTreeMap::new(),
             current: None,

@@ -38,7 +38,7 @@ pub fn run(global: &Global, args: &ReplayService) -> anyhow::Result<()> {
     let program = if args.verify { Program::Same } else { Program::Other };
     let pasts: Vec<_> = tasks.map(|task| service.past_by(task, program)).collect();
     let times = Times { from_ms: args.from.unwrap_or(i64::MIN), to_ms: args.to.unwrap_or(i64::MAX) };
-    let out = args.out.as_deref().map(|folder| Out::create(folder, &connection, &service)).transpose()?;
+    let out = args.out.as_deref().map(|folder| Out::create(folder, args.format, &connection, &service)).transpose()?;
     let failed = Mutex::new(None);
     let started = Instant::now();
     let visit = |commit: &Commit, remade: &Remade| {
