@@ -473,8 +473,23 @@ pub enum BenchWhat {
               value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
         sizes: Vec<u64>,
     },
+    /// Looking back: replay, past states, bisection, beside the live run
+    Replay(BenchReplay),
     /// Restoring a task's state: from the changelog, from a snapshot, and opening what is there
     Restore(BenchRestore),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchReplay {
+    /// Events of the history
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..))]
+    pub events: u64,
+    /// Events between two snapshots
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub snapshot_every: u64,
+    /// Distinct users
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub users: u64,
 }
 
 #[derive(Debug, Args)]

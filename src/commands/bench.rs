@@ -7,6 +7,7 @@ mod end_to_end;
 mod figures;
 mod keys;
 mod load;
+mod replay;
 mod restore;
 mod scale;
 mod services;
@@ -88,6 +89,9 @@ impl Bed {
 pub fn run(global: &Global, args: &Bench) -> anyhow::Result<()> {
     let config = Config::load(global.config.as_deref())?;
     let folder = tempfile::Builder::new().prefix("engram-bench").tempdir()?;
+    if let Some(What::Replay(replay)) = &args.what {
+        return replay::print(global.json, &replay::measure(global, replay, folder.path())?);
+    }
     let log: Arc<dyn Log> = match &global.brokers {
         Some(brokers) => {
             let mut options = KafkaOptions::new(brokers);
@@ -121,7 +125,7 @@ pub fn run(global: &Global, args: &Bench) -> anyhow::Result<()> {
         None => measure(&bed, args, &load, folder.path()),
         Some(What::Scale { over }) => scale::measure(&bed, &load, over, folder.path()),
         Some(What::Keys { sizes }) => keys::measure(&bed, args.records, sizes, folder.path()),
-        Some(What::Restore(_)) => unreachable!("measured above"),
+        Some(What::Restore(_) | What::Replay(_)) => unreachable!("measured above"),
     };
     let cleaned = bed.clean(&before);
     let figures = outcome?;
