@@ -56,7 +56,8 @@ impl Expression {
         let mut context = root.new_inner_scope();
         variables.iter().for_each(|name| context.add_variable_from_value(*name, CelValue::Null));
         if let Err(ExecutionError::UndeclaredReference(unknown)) = program.execute(&context) {
-            let known = variables.join(", ");
+            let functions: &[&str] = if state { &["get", "all", "count"] } else { &[] };
+            let known = [variables, functions].concat().join(", ");
             return Err(format!("{text:?} names {unknown:?}; there is: {known}, and CEL's own functions"));
         }
         drop(context);
@@ -187,7 +188,7 @@ mod tests {
             ("1 +", "is no expression"),
             ("nobody == 1", "names \"nobody\"; there is: output"),
             ("1 + 1", "neither true nor false"),
-            ("unknown('x')", "cannot be evaluated"),
+            ("unknown('x')", "names \"unknown\"; there is: output, get, all, count"),
             ("'a' / 2 == 1", "cannot be evaluated"),
         ] {
             let error = format!("{:#}", holds(text, &output).expect_err(text));

@@ -16,8 +16,11 @@ use support::kafka::Kafka;
 
 const DAY_MS: i64 = 86_400_000;
 const COMMITS: usize = 1_500;
-/// Moments looked at on each log: by record, and by time.
-const MOMENTS: usize = 10;
+
+/// Moments looked at on each log: so many by record, and so many by time.
+fn moments() -> usize {
+    if std::env::var_os("ENGRAM_SOAK").is_some() { 500 } else { 10 }
+}
 
 /// An input record: whose, and when.
 struct Event {
@@ -74,7 +77,7 @@ fn shown(engram: &Engram, at: &str) -> Windows {
 fn at_records(engram: &Engram, inputs: &BTreeMap<i64, BTreeMap<i64, Event>>, random: &mut StdRng) {
     let places: Vec<(i64, i64)> =
         inputs.iter().flat_map(|(&partition, events)| events.keys().map(move |&offset| (partition, offset))).collect();
-    for _ in 0..MOMENTS {
+    for _ in 0..moments() {
         let (partition, offset) = places[random.random_range(0..places.len())];
         let at = format!("{partition}:{offset}");
         let expected = counted(inputs[&partition].range(..=offset).map(|(_, event)| event));
@@ -89,7 +92,7 @@ fn at_records(engram: &Engram, inputs: &BTreeMap<i64, BTreeMap<i64, Event>>, ran
 /// At times of commits: of each task what its commits until then had taken.
 fn at_times(engram: &Engram, inputs: &BTreeMap<i64, BTreeMap<i64, Event>>, random: &mut StdRng) {
     let manifests = engram.consume("engram-activity-manifests");
-    for _ in 0..MOMENTS {
+    for _ in 0..moments() {
         let time_ms = milliseconds(&manifests[random.random_range(0..manifests.len())]["timestamp"]);
         let mut ends = BTreeMap::new();
         for manifest in manifests.iter().filter(|manifest| milliseconds(&manifest["timestamp"]) <= time_ms) {

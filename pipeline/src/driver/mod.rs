@@ -30,10 +30,10 @@ use crate::manifest;
 use crate::outbox::{Outbox, SharedOutbox};
 use crate::poison::Poison;
 use crate::processor::{ProcessError, Service};
-use crate::replay::{self, Past, Program, ReplayError, RerunOptions, Times, Verified};
+use crate::replay::{self, Moment, Past, Program, ReplayError, RerunOptions, Times, Verified};
 use crate::restore::Restore;
 use crate::status::WorkerStatus;
-use crate::store::{Budget, Order, OwnedEntry, StoreError};
+use crate::store::{Budget, Order, OwnedEntry, Store, StoreError};
 use crate::task::{Task, TaskOptions};
 
 pub use log::{MemoryLog, Record};
@@ -68,6 +68,11 @@ pub struct Driver {
 impl Driver {
     /// One task for each of `partitions`. The wall clock stands at 0 until it is put forward.
     pub fn new(service: Service, partitions: i32) -> Result<Self, ProcessError> {
+        Self::of(Arc::new(service), partitions)
+    }
+
+    /// The same for a service that others share.
+    pub fn of(service: Arc<Service>, partitions: i32) -> Result<Self, ProcessError> {
         let hand = ManualClock::new(0);
         let log = MemoryLog::new(hand.clock());
         let registry: Arc<dyn Registry> = Arc::new(MemoryRegistry::default());
@@ -76,7 +81,7 @@ impl Driver {
         let tasks = usize::try_from(partitions).unwrap_or(0);
         let positions = vec![vec![0; service.inputs.len()]; tasks];
         let mut driver = Self {
-            service: Arc::new(service),
+            service,
             partitions,
             outbox: Rc::new(RefCell::new(Outbox::new(Box::new(log.clone())))),
             committer: Committer::start(Arc::new(manifests), Overlap::Off, "driver")?,
@@ -99,6 +104,10 @@ impl Driver {
     /// Commits by itself whenever so many records, or timers, were processed.
     pub fn commit_every(&mut self, records: usize) {
         self.commit_every = records;
+    }
+
+    pub fn service(&self) -> Arc<Service> {
+        Arc::clone(&self.service)
     }
 
     /// The registry that the tasks use.
@@ -145,6 +154,22 @@ impl Driver {
                 return Ok(all);
             }
         }
+    }
+
+    /// Processes so many records of a task that there are, with the timers that come before each, and nothing after.
+    pub fn process_records(&mut self, partition: i32, count: i64) -> Result<(), ProcessError> {
+        let number = usize::try_from(partition).unwrap_or(0);
+        self.fetch(number);
+        let end = self.tasks[number].uncommitted_records() + count;
+        while self.tasks[number].uncommitted_records() < end {
+            if !self.tasks[number].process_next(&mut Poison::default())? {
+                self.fetch(number);
+                if self.tasks[number].queues().iter().all(|queue| queue.head().is_none()) {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Processes and commits until nothing new comes of it.
@@ -253,18 +278,31 @@ impl Driver {
     /// Makes again all that was committed, with this service or, for `None`, the driver's own, and compares.
     pub fn replay(&self, with: Option<&Arc<Service>>) -> Result<Verified, ReplayError> {
         let budget = Budget::in_memory(BUDGET_BYTES)?;
-        let rerun = RerunOptions {
-            service: with.unwrap_or(&self.service),
-            log: &self.log,
-            registry: &self.registry,
-            budget: &budget,
-            partitions: self.partitions,
-            dead_letter_partitions: self.partitions,
-            program: Program::Same,
-        };
+        let rerun = self.rerun(with.unwrap_or(&self.service), &budget);
         let tasks: Vec<_> = (0..self.partitions).map(|task| Past { rerun, snapshots: None, task }).collect();
         let times = Times { from_ms: i64::MIN, to_ms: i64::MAX };
         replay::verify(&tasks, times, &folder(), |_, _| true)
+    }
+
+    /// What each store of a record's task held right after that record, by a replay.
+    pub fn entries_at(&self, place: &TopicPartition, offset: i64) -> Result<Vec<Vec<OwnedEntry>>, ReplayError> {
+        let budget = Budget::in_memory(BUDGET_BYTES)?;
+        let past = Past { rerun: self.rerun(&self.service, &budget), snapshots: None, task: place.partition };
+        let mut rerun = past.at(&Moment::Record(place.clone(), offset), &folder())?;
+        let stores = 0..self.service.stores.len();
+        stores.map(|index| Ok(all_entries(rerun.store(index))?)).collect()
+    }
+
+    fn rerun<'a>(&'a self, service: &'a Arc<Service>, budget: &'a Budget) -> RerunOptions<'a> {
+        RerunOptions {
+            service,
+            log: &self.log,
+            registry: &self.registry,
+            budget,
+            partitions: self.partitions,
+            dead_letter_partitions: self.partitions,
+            program: Program::Same,
+        }
     }
 
     /// The manifests of a task's commits.
@@ -278,13 +316,7 @@ impl Driver {
     /// What a task's store holds, committed or not. Panics if the service has no store of that name.
     pub fn entries(&mut self, partition: i32, store: &str) -> Result<Vec<OwnedEntry>, StoreError> {
         let index = self.store_index(store);
-        let mut entries = Vec::new();
-        let task = &mut self.tasks[usize::try_from(partition).unwrap_or(0)];
-        task.store(index).range(&[], &[u8::MAX; 32], Order::Ascending, |key, value| {
-            entries.push((key.to_vec(), value.to_vec()));
-            true
-        })?;
-        Ok(entries)
+        all_entries(self.tasks[usize::try_from(partition).unwrap_or(0)].store(index))
     }
 
     /// The same as `engram state` shows it.
@@ -353,6 +385,15 @@ impl Driver {
             self.tasks[number].add(input, fetched);
         }
     }
+}
+
+fn all_entries(store: &mut Store) -> Result<Vec<OwnedEntry>, StoreError> {
+    let mut entries = Vec::new();
+    store.range(&[], &[u8::MAX; 32], Order::Ascending, |key, value| {
+        entries.push((key.to_vec(), value.to_vec()));
+        true
+    })?;
+    Ok(entries)
 }
 
 /// RocksDB's binding creates the folder on the disk even where the database lies in memory.

@@ -1,11 +1,12 @@
 //! A service of one operator, a list of steps, and what came of them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use engram_pipeline::driver::Driver;
 use engram_pipeline::errors::ErrorPolicy;
-use engram_pipeline::log::{Cleanup, TopicSpec};
+use engram_pipeline::log::{Cleanup, TopicPartition, TopicSpec};
 use engram_pipeline::operators::{EmitStrategy, Late, WindowOptions};
 use engram_pipeline::processor::{Context, Input, Output, ProcessError, Processor, Service};
 use engram_pipeline::store::StoreSpec;
@@ -158,7 +159,32 @@ pub fn play(service: Service, steps: &[Step]) -> Driver {
     driver.run().expect("run");
     let replayed = driver.replay(None).expect("replayed");
     assert!(replayed.difference.is_none(), "{replayed:?}");
+    check_past(&driver, steps);
     driver
+}
+
+/// The state right after some record is what a task has that took just the records until it, and never committed.
+fn check_past(driver: &Driver, steps: &[Step]) {
+    let events = events(steps);
+    // What the wall clock fires depends on when commits fell.
+    if events.is_empty() || steps.iter().any(|step| matches!(step, Step::Tick(_))) {
+        return;
+    }
+    let at = steps.len() * 7_919 % events.len();
+    let event = &events[at];
+    let offset = events[..at].iter().filter(|other| other.source == event.source).count();
+    let place = TopicPartition::new(input(event.source), 0);
+    let past = driver.entries_at(&place, offset as i64).expect("the past");
+    let service = driver.service();
+    let mut anew = Driver::of(Arc::clone(&service), 1).expect("a driver");
+    for event in &events[..=at] {
+        let value = to_bytes(&(event.key, event.time, event.value));
+        anew.write(&input(event.source), 0, Some(&[event.key]), Some(&value), event.number);
+    }
+    anew.process_records(0, at as i64 + 1).expect("processed");
+    for (store, entries) in service.stores.iter().zip(past) {
+        assert_eq!(entries, anew.entries(0, store.name).expect("entries"), "{} after event {at}", store.name);
+    }
 }
 
 pub fn take(driver: &mut Driver, step: &Step) {

@@ -154,10 +154,19 @@ impl Commits {
 
 /// CPU time of all threads of this process, the log's client included.
 pub fn cpu_time() -> Duration {
+    cpu_time_of(libc::RUSAGE_SELF)
+}
+
+/// CPU time of the processes that this one has started and that have ended.
+pub fn cpu_time_of_children() -> Duration {
+    cpu_time_of(libc::RUSAGE_CHILDREN)
+}
+
+fn cpu_time_of(who: libc::c_int) -> Duration {
     // SAFETY: getrusage only writes the struct, for which all zeros is a value.
     let usage = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        libc::getrusage(who, &raw mut usage);
         usage
     };
     let of = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1_000);

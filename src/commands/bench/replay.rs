@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
+use super::figures::cpu_time_of_children;
 use crate::cli::{BenchReplay, Global};
 use crate::output;
 
@@ -127,11 +128,55 @@ pub fn measure(global: &Global, args: &BenchReplay, folder: &Path) -> anyhow::Re
         let note = format!("{} outputs", found[0]["outputs"]);
         lines.push(Line { name: name.into(), took, records, times_live: Some(times_live), note });
     }
+    lines.extend(beside(global, args, folder)?);
     lines.push(looks(&engram, &mut events.random)?);
     lines.push(bisection(&engram, args, &events)?);
     let key = events.planted_key();
     let (_, took) = engram.run(&["why", "activity", "windows", &key])?;
     lines.push(Line { name: "why of one entry".into(), took, records: None, times_live: None, note: String::new() });
+    Ok(lines)
+}
+
+/// The live run once more, in two environments of their own: alone, and while commands look back on it all the time.
+fn beside(global: &Global, args: &BenchReplay, folder: &Path) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    if global.brokers.is_some() {
+        return Ok(lines);
+    }
+    for looked_at in [false, true] {
+        output::say(format_args!("engram: a live run {}", if looked_at { "that is looked at" } else { "alone" }));
+        let engram = Engram { data: folder.join(format!("live-{looked_at}")), brokers: None };
+        let file = folder.join("live.ndjson");
+        Events::new(args).write(&file, 0..args.events / 2)?;
+        engram.run(&["produce", "activity.events", &file.display().to_string()])?;
+        let before = cpu_time_of_children();
+        let mut up = Command::new(std::env::current_exe()?)
+            .args(["up", "--exit-when-idle", "1", "--http", "127.0.0.1:0", "--data"])
+            .arg(&engram.data)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut commands = 0;
+        while up.try_wait()?.is_none() {
+            if looked_at {
+                // It may not have committed anything yet.
+                commands += u32::from(engram.run(&["replay", "activity", "--verify", "--key", "u1"]).is_ok());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        anyhow::ensure!(up.wait()?.success(), "the live run has failed");
+        let cpu = (cpu_time_of_children() - before).as_secs_f64();
+        let live = Live::of(&engram)?;
+        let note = format!(
+            "{commands} replays meanwhile; {cpu:.0} s of CPU in all, of {:.0}",
+            live.took.as_secs_f64() * std::thread::available_parallelism()?.get() as f64
+        );
+        let name = if looked_at { "live, looked at" } else { "live, alone" };
+        lines.push(Line { name: name.into(), took: live.took, records: Some(live.records), times_live: None, note });
+        if looked_at {
+            engram.run(&["replay", "activity", "--verify"])?;
+        }
+    }
     Ok(lines)
 }
 
