@@ -108,7 +108,6 @@ impl Expression {
         lock(&self.answers).insert(ask, Some(value));
         Ok(())
     }
-
 }
 
 /// With the functions that ask: an answer that is not known yet is null.
@@ -142,7 +141,8 @@ fn convert(value: &Value) -> anyhow::Result<CelValue> {
 
 /// A field of what is not there, or a comparison with it.
 fn is_absence(error: &ExecutionError) -> bool {
-    matches!(error, ExecutionError::NoSuchKey(_)) || error.to_string().to_lowercase().contains("null")
+    let text = error.to_string().to_lowercase();
+    matches!(error, ExecutionError::NoSuchKey(_)) || text.contains("null") || text.contains("out of bounds")
 }
 
 #[cfg(test)]
@@ -171,6 +171,8 @@ mod tests {
             ("get('s', 'a').count > 3", false),
             ("get('s', 'nobody').count > 3", false),
             ("get('s', 'nobody') == null", true),
+            ("all('s')[1].value == -2", true),
+            ("all('s')[2].value == -2", false),
             ("get('s', 'a').nothing == 1", false),
             ("count('s') == 2 && all('s').exists(entry, entry.value < 0)", true),
             ("output.topic == 't' && output.value.count >= 7", true),

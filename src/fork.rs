@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use engram_pipeline::log::embedded::EmbeddedLog;
-use engram_pipeline::log::{
-    Batch, Cleanup, Log, NewRecord, Producer, ProducerOptions, TopicPartition, TopicSpec,
-};
+use engram_pipeline::log::{Batch, Cleanup, Log, NewRecord, Producer, ProducerOptions, TopicPartition, TopicSpec};
 use engram_pipeline::registry::{self, LogRegistry};
 use engram_pipeline::replay::ReadOnlyRegistry;
 use engram_pipeline::service::{self, Running, TOPIC_MESSAGE_BYTES_MAX};

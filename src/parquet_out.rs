@@ -45,8 +45,7 @@ impl ParquetFiles {
         let subject = CONTRACT.iter().find(|subject| subject.topic == self.topic && Some(subject.name) == name);
         let by = subject.map(|subject| subject.name);
         if !self.files.contains_key(&by) {
-            let decoder =
-                subject.map(|of| BatchDecoder::of(Arc::clone(&self.registry), of.name, of.schema, ROWS_MAX));
+            let decoder = subject.map(|of| BatchDecoder::of(Arc::clone(&self.registry), of.name, of.schema, ROWS_MAX));
             let short = by.map_or("bytes", |name| name.rsplit('.').next().unwrap_or(name));
             let path = self.folder.join(format!("{}.{short}.parquet", self.task));
             self.files.insert(by, ParquetFile { path, task: self.task, decoder, rows: Rows::default(), writer: None });

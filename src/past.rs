@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use engram_pipeline::dead_letter;
 use engram_pipeline::log::{Cleanup, TopicPartition, partitions_of};
 use engram_pipeline::processor::Service;
-use engram_pipeline::replay::{Moment, OutputId, Past, Program, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions, State};
+use engram_pipeline::replay::{
+    Moment, OutputId, Past, Program, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions, State,
+};
 use engram_pipeline::snapshot::Snapshots;
 use engram_pipeline::store::{Budget, StoreSpec};
 use engram_schemas::registry::Registry;

@@ -149,10 +149,9 @@ fn forward_is_backward(engram: &Engram, events: &[Event], random: &mut StdRng) {
 fn bisect_finds_the_event(engram: &Engram, events: &[Event], random: &mut StdRng) {
     for _ in 0..LOOKS {
         let event = one_of(events, random);
-        let count =
-            events.iter().filter(|other| {
-                other.user == event.user && other.day() == event.day() && other.offset <= event.offset
-            });
+        let count = events
+            .iter()
+            .filter(|other| other.user == event.user && other.day() == event.day() && other.offset <= event.offset);
         // Raw, as a name may have a backslash.
         let expression = format!("get('windows', r'{}').count >= {}", user_key(event), count.count());
         let found = &engram.json(&["bisect", "activity", "--where", &expression])[0];
@@ -171,8 +170,10 @@ fn bisect_finds_the_event(engram: &Engram, events: &[Event], random: &mut StdRng
     }
     // By an output: the first that says so, found by the step that it was made of.
     let event = one_of(events, random);
-    let expression =
-        format!("output.topic == 'activity.windows' && output.value.key == r'{}' && output.value.count > 0", event.user);
+    let expression = format!(
+        "output.topic == 'activity.windows' && output.value.key == r'{}' && output.value.count > 0",
+        event.user
+    );
     let found = &engram.json(&["bisect", "activity", "--where", &expression])[0];
     assert_eq!(found["first"]["record"]["key"], event.user, "{found}");
 }
@@ -184,7 +185,9 @@ fn steps_are_the_past(engram: &Engram, events: &[Event], random: &mut StdRng) {
     let steps = engram.json(&["step", "activity", "--task", &task]);
     let taken: Vec<i64> = steps
         .iter()
-        .filter_map(|step| step["record"]["place"].as_str()?.strip_prefix(&format!("activity.events/{task}/"))?.parse().ok())
+        .filter_map(|step| {
+            step["record"]["place"].as_str()?.strip_prefix(&format!("activity.events/{task}/"))?.parse().ok()
+        })
         .collect();
     let of_task: Vec<i64> =
         events.iter().filter(|other| other.partition == event.partition).map(|other| other.offset).collect();
@@ -204,8 +207,7 @@ fn steps_are_the_past(engram: &Engram, events: &[Event], random: &mut StdRng) {
     assert_eq!(of_key.iter().filter(own).count(), steps.iter().filter(own).count());
     let place = format!("{task}:{}", event.offset);
     let expression = format!("step.record.key == r'{}'", event.user);
-    let breaks =
-        engram.json(&["step", "activity", "--from", &place, "--to", &place, "--break-where", &expression]);
+    let breaks = engram.json(&["step", "activity", "--from", &place, "--to", &place, "--break-where", &expression]);
     assert_eq!(breaks.len(), 1, "{breaks:?}");
     assert_eq!((&breaks[0]["record"]["place"], &breaks[0]["break"]), (&json!(event.place()), &json!(true)));
     assert!(engram.fails(2, &["step", "activity", "--task", &task]).contains("--json"));
@@ -263,7 +265,8 @@ fn forks_go_their_own_way(
     let at = event.place();
     let source = ["fork", "--at", &at, "--of", &data];
     let fork = Engram::embedded(&new);
-    let args: Vec<&str> = source.into_iter().chain(brokers.iter().flat_map(|brokers| ["--brokers", *brokers])).collect();
+    let args: Vec<&str> =
+        source.into_iter().chain(brokers.iter().flat_map(|brokers| ["--brokers", *brokers])).collect();
     fork.run(&args);
     assert!(fork.fails(1, &args).contains("not empty"));
     let copied = inputs(&fork);
@@ -300,7 +303,8 @@ fn as_of(engram: &Engram, random: &mut StdRng) {
     let written = engram.json(&["consume", "activity.events", "--as-of", &time]);
     let all = engram.consume("activity.events");
     let time: jiff::Timestamp = time.parse().expect("a time");
-    let expected = all.iter().filter(|record| text(&record["timestamp"]).parse::<jiff::Timestamp>().expect("a time") <= time);
+    let expected =
+        all.iter().filter(|record| text(&record["timestamp"]).parse::<jiff::Timestamp>().expect("a time") <= time);
     assert_eq!(written.len(), expected.count());
 }
 
@@ -404,7 +408,11 @@ fn refusals(engram: &Engram) {
         (2, &["bisect", "activity", "--where", "true", "--good", "0:1", "--bad", "1:1"], "two partitions"),
         (1, &["step", "activity", "--task", "99", "--json"], "there is no partition 99"),
         (2, &["step", "activity", "--json"], "--key"),
-        (2, &["step", "activity", "--task", "0", "--json", "--break-where", "get('windows', 'x') == 1"], "asks for state"),
+        (
+            2,
+            &["step", "activity", "--task", "0", "--json", "--break-where", "get('windows', 'x') == 1"],
+            "asks for state",
+        ),
         (2, &["diff", "activity"], "--with"),
         (2, &["diff", "activity", "--with", "this", "--allow", "lots"], "such as 0.1%"),
         (2, &["consume", "activity.events", "--as-of", "0:1"], "give --as-of a TIME"),

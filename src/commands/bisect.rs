@@ -8,7 +8,9 @@ use std::time::Instant;
 use anyhow::Context as _;
 use engram_pipeline::changelog;
 use engram_pipeline::log::{TopicPartition, partitions_of};
-use engram_pipeline::replay::{Bisected, Commit, First, Moment, OutputId, ReplayError, State, at_once, bisect, made_of};
+use engram_pipeline::replay::{
+    Bisected, Commit, First, Moment, OutputId, ReplayError, State, at_once, bisect, made_of,
+};
 use engram_schemas::codec::Decoder;
 use serde_json::{Value, json};
 
@@ -34,8 +36,12 @@ pub fn run(global: &Global, args: &Bisect) -> anyhow::Result<()> {
     let good = args.good.clone().unwrap_or(When::Time(i64::MIN));
     let bad = args.bad.clone().unwrap_or(When::Time(i64::MAX));
     let tasks: Vec<i32> = match (service.tasks(&good)?, service.tasks(&bad)?) {
-        (good, bad) if good.len() > 1 || bad.len() > 1 || good == bad => if good.len() == 1 { good } else { bad }.collect(),
-        _ => anyhow::bail!(Usage("--good and --bad are records of two partitions: give times, or records of one".to_owned())),
+        (good, bad) if good.len() > 1 || bad.len() > 1 || good == bad => {
+            if good.len() == 1 { good } else { bad }.collect()
+        }
+        _ => anyhow::bail!(Usage(
+            "--good and --bad are records of two partitions: give times, or records of one".to_owned()
+        )),
     };
     let folder =
         tempfile::Builder::new().prefix("engram-bisect").tempdir().context("cannot create a temporary folder")?;
@@ -193,7 +199,7 @@ impl Search<'_> {
 
 /// The last step that has gone into an output of a commit.
 fn cause((commit, mut steps): (Commit, Vec<engram_pipeline::replay::Step>), index: usize) -> anyhow::Result<First> {
-    let made = made_of(&steps, index).and_then(|(made, _)| made.last().copied());
+    let made = made_of(&steps, index).and_then(|made| made.steps.last().copied());
     let at = made.with_context(|| format!("commit {} does not come out as it did", commit.manifest.sequence))?;
     let count = steps.len();
     Ok(First { commit, step: steps.swap_remove(at), number: at + 1, steps: count })

@@ -91,18 +91,17 @@ fn as_of(
                 range.stable
             }
             (None, When::Time(ms)) => log.offset_at(&partition, ms.saturating_add(1))?.unwrap_or(range.stable),
-            (None, When::Record { .. }) => anyhow::bail!(Usage(format!(
-                "no service writes topic {topic}: give --as-of a TIME, or --to an offset"
-            ))),
+            (None, When::Record { .. }) => {
+                anyhow::bail!(Usage(format!("no service writes topic {topic}: give --as-of a TIME, or --to an offset")))
+            }
         };
         changelog::read_batches(log, &partition, range.first, end, |batch, at| -> anyhow::Result<()> {
             anyhow::ensure!(!stop.load(Ordering::Relaxed), "stopped");
             let record = batch.record(at);
             let was_there = match &until {
                 None => record.offset < end,
-                Some((_, tasks, name)) => OutputId::of(batch, at).is_some_and(|id| {
-                    id.service == **name && tasks.get(&id.task).is_some_and(|until| until.has(&id))
-                }),
+                Some((_, tasks, name)) => OutputId::of(batch, at)
+                    .is_some_and(|id| id.service == **name && tasks.get(&id.task).is_some_and(|until| until.has(&id))),
             };
             if was_there { printer.add(&partition, record) } else { Ok(()) }
         })?;

@@ -16,7 +16,8 @@ use crate::cli::{Diff, Global};
 use crate::output::{self, Usage};
 
 pub fn run(global: &Global, args: &Diff) -> anyhow::Result<()> {
-    let folder = tempfile::Builder::new().prefix("engram-diff").tempdir().context("cannot create a temporary folder")?;
+    let folder =
+        tempfile::Builder::new().prefix("engram-diff").tempdir().context("cannot create a temporary folder")?;
     let mut sides = Vec::new();
     for (name, build) in [("base", &args.base), ("with", &args.with)] {
         let out = folder.path().join(name);
@@ -84,10 +85,8 @@ fn make(global: &Global, args: &Diff, build: &Build, out: &Path) -> anyhow::Resu
     if let Some(config) = build.config.as_ref().or(global.config.as_ref()) {
         command.arg("--config").arg(config);
     }
-    let done = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {}", build.program.display()))?;
+    let done =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {}", build.program.display()))?;
     let said = String::from_utf8_lossy(&done.stderr);
     let last = said.lines().rev().find(|line| line.starts_with("engram: ")).map(|line| &line["engram: ".len()..]);
     anyhow::ensure!(done.status.success(), "{}", last.unwrap_or("it has failed and says nothing of it"));
@@ -219,9 +218,20 @@ impl Report {
         output::table(&["topic", "base", "with", "changed", "missing", "extra", "fields"], rows)?;
         for example in &self.examples {
             let text = |name: &str| example[name].as_str().unwrap_or("null").to_owned();
-            output::line(format_args!("{} {} key {} (commit {})", text("kind"), text("topic"), text("key"), example["commit"]))?;
+            output::line(format_args!(
+                "{} {} key {} (commit {})",
+                text("kind"),
+                text("topic"),
+                text("key"),
+                example["commit"]
+            ))?;
             for field in example["fields"].as_array().into_iter().flatten() {
-                output::line(format_args!("  {}: {} -> {}", field["field"].as_str().unwrap_or(""), field["base"], field["with"]))?;
+                output::line(format_args!(
+                    "  {}: {} -> {}",
+                    field["field"].as_str().unwrap_or(""),
+                    field["base"],
+                    field["with"]
+                ))?;
             }
             if !example["value"].is_null() {
                 output::line(format_args!("  {}", example["value"]))?;

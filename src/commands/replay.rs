@@ -80,7 +80,8 @@ fn print_made(global: &Global, made: &Verified, seconds: f64) -> anyhow::Result<
     let Verified { commits, records, outputs, .. } = made;
     let per_second = (*records as f64 / seconds.max(1e-9)).round() as u64;
     if global.json {
-        let made = json!({"commits": commits, "records": records, "outputs": outputs, "records_per_second": per_second});
+        let made =
+            json!({"commits": commits, "records": records, "outputs": outputs, "records_per_second": per_second});
         return Ok(output::json(&made)?);
     }
     let numbers = [*commits, *records, *outputs, per_second];
@@ -171,4 +172,3 @@ fn fields(then: &Value, now: &Value) -> String {
     }
     format!("{then}, and {now} comes out now")
 }
-

@@ -40,7 +40,8 @@ pub fn run(global: &Global, args: &StepThrough) -> anyhow::Result<()> {
     let connection = Connection::open(global, Access::Read)?;
     let service = PastService::open(&connection, &args.service)?;
     let task = task(&service, args)?;
-    let folder = tempfile::Builder::new().prefix("engram-step").tempdir().context("cannot create a temporary folder")?;
+    let folder =
+        tempfile::Builder::new().prefix("engram-step").tempdir().context("cannot create a temporary folder")?;
     let past = service.past(task);
     let from = args.from.as_ref().map(|when| service.moment(when));
     let start = from.as_ref().map_or(Ok(0), |from| past.commit_before(from)).map_err(explained)?;
@@ -131,7 +132,9 @@ impl Breakpoints {
     fn hit(&self, step: &Value) -> anyhow::Result<bool> {
         let record = step["record"]["place"].as_str();
         let is_there = |when: &When| match when {
-            When::Time(ms) => step["committed"].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok())
+            When::Time(ms) => step["committed"]
+                .as_str()
+                .and_then(|time| time.parse::<jiff::Timestamp>().ok())
                 .is_some_and(|time| time.as_millisecond() >= *ms),
             When::Record { topic, place } => record.is_some_and(|record| match topic {
                 Some(topic) => record == format!("{topic}/{}/{}", place.partition, place.offset),
@@ -261,14 +264,12 @@ impl View {
                 KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
                 KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
                 KeyCode::Right | KeyCode::Down | KeyCode::Enter | KeyCode::Char('n' | ' ') => {
-                    if !player.forward()? {
-                        "this is the last".clone_into(&mut self.note);
-                    }
+                    let moved = player.forward()?;
+                    self.note_unless(moved, "this is the last");
                 }
                 KeyCode::Left | KeyCode::Up | KeyCode::Char('p') => {
-                    if !player.back() {
-                        "this is the first".clone_into(&mut self.note);
-                    }
+                    let moved = player.back();
+                    self.note_unless(moved, "this is the first");
                 }
                 KeyCode::Char('c') => self.go(player, breakpoints, Player::forward, "no breakpoint until the end")?,
                 KeyCode::Char('b') => {
@@ -279,6 +280,12 @@ impl View {
             }
         }
         Ok(())
+    }
+
+    fn note_unless(&mut self, moved: bool, note: &str) {
+        if !moved {
+            note.clone_into(&mut self.note);
+        }
     }
 
     /// Goes on until a breakpoint.
@@ -311,10 +318,8 @@ impl View {
             shown["committed"].as_str().unwrap_or("-")
         );
         let what = if step.is_some() { steps::line(shown) } else { "there is no such step".to_owned() };
-        frame.render_widget(
-            Paragraph::new(what).wrap(Wrap { trim: false }).block(Block::bordered().title(title)),
-            head,
-        );
+        frame
+            .render_widget(Paragraph::new(what).wrap(Wrap { trim: false }).block(Block::bordered().title(title)), head);
         let lines: Vec<Line<'_>> = steps::diff(shown).into_iter().map(colored).collect();
         let changes = Block::bordered().title(" state before (-) and after (+), outputs (=>) ");
         frame.render_widget(Paragraph::new(Text::from(lines)).wrap(Wrap { trim: false }).block(changes), body);
@@ -358,7 +363,9 @@ mod tests {
         let view = View { service: "counting".to_owned(), task: 1, note: String::new() };
         terminal.draw(|frame| view.draw(frame, Some(&step), 5)).expect("drawn");
         let screen = terminal.backend().to_string();
-        for part in ["counting task 1, step 5: commit 7", "in/1/42 key \"ada\"", "- 1", "+ 2", "=> out \"ada\" 2", "q quit"] {
+        for part in
+            ["counting task 1, step 5: commit 7", "in/1/42 key \"ada\"", "- 1", "+ 2", "=> out \"ada\" 2", "q quit"]
+        {
             assert!(screen.contains(part), "{part}:\n{screen}");
         }
         terminal.draw(|frame| view.draw(frame, None, 0)).expect("drawn");

@@ -49,7 +49,10 @@ pub fn run(global: &Global, args: &Why) -> anyhow::Result<()> {
             );
             tree.check(&partition)?;
             let root = tree.record(&(partition, place.offset))?;
-            anyhow::ensure!(!tree.nodes[root].is_gone, "there is no record at {topic}/{place}: it was deleted, or is yet to come");
+            anyhow::ensure!(
+                !tree.nodes[root].is_gone,
+                "there is no record at {topic}/{place}: it was deleted, or is yet to come"
+            );
             if args.forward {
                 tree.forward(root, args.depth)?;
             } else {
@@ -82,6 +85,9 @@ struct Node {
     /// Children that are not shown.
     more: usize,
 }
+
+/// The nodes of one task's outputs, by commit and number in it.
+type NodesByOutput = BTreeMap<(i64, usize), Vec<usize>>;
 
 struct Tree<'a> {
     connection: &'a Connection,
@@ -202,7 +208,11 @@ impl Tree<'_> {
         for place in &made.of[skipped..] {
             if let Some(&known) = self.known.get(place) {
                 let name = format!("{}/{}", place.0, place.1);
-                let again = Node { shown: json!({"record": name, "above": true}), line: format!("{name} (as above)"), ..Node::default() };
+                let again = Node {
+                    shown: json!({"record": name, "above": true}),
+                    line: format!("{name} (as above)"),
+                    ..Node::default()
+                };
                 let at = if self.nodes[known].children.is_empty() && self.nodes[known].id.is_none() {
                     self.record(place)?
                 } else {
@@ -240,7 +250,7 @@ impl Tree<'_> {
     /// Level by level: the outputs of each task are looked into together.
     fn backward(&mut self, mut level: Vec<usize>, depth: usize) -> anyhow::Result<()> {
         for _ in 0..depth {
-            let mut wanted: BTreeMap<(String, i32), BTreeMap<(i64, usize), Vec<usize>>> = BTreeMap::new();
+            let mut wanted: BTreeMap<(String, i32), NodesByOutput> = BTreeMap::new();
             for &at in &level {
                 if let Some(id) = self.nodes[at].id.clone() {
                     let of_task = wanted.entry((id.service, id.task)).or_default();
@@ -322,6 +332,9 @@ impl Tree<'_> {
         for letter in shown["dead_letters"].as_array().into_iter().flatten() {
             node.line += &format!("\ndead letter: {}", letter["value"]);
         }
+        if effects.outputs.is_empty() && effects.step.changes.is_empty() && effects.step.dead_letters.is_empty() {
+            node.line += ": nothing came of it";
+        }
         shown["service"] = json!(service);
         (shown["task"], shown["commit"]) = (json!(task), json!(sequence));
         node.shown = shown;
@@ -337,7 +350,11 @@ impl Tree<'_> {
                 Some(offset) => found.push(self.record(&(partition.clone(), offset))?),
                 None => {
                     let name = format!("an output to {partition}");
-                    let gone = Node { shown: json!({"record": name, "gone": true}), line: format!("{name}, no longer in the log"), ..Node::default() };
+                    let gone = Node {
+                        shown: json!({"record": name, "gone": true}),
+                        line: format!("{name}, no longer in the log"),
+                        ..Node::default()
+                    };
                     let gone = self.add(gone);
                     self.nodes[at].children.push(gone);
                 }
@@ -416,12 +433,7 @@ impl From<LogError> for Stop {
 }
 
 /// Where an output lies in its partition.
-fn find_output(
-    log: &dyn Log,
-    id: &OutputId,
-    partition: &TopicPartition,
-    from_ms: i64,
-) -> anyhow::Result<Option<i64>> {
+fn find_output(log: &dyn Log, id: &OutputId, partition: &TopicPartition, from_ms: i64) -> anyhow::Result<Option<i64>> {
     let range = log.offsets(std::slice::from_ref(partition))?[0];
     let start = log.offset_at(partition, from_ms.max(0))?.unwrap_or(range.first);
     let mut found = None;

@@ -1,6 +1,6 @@
 //! What an output was made of: which output of whom it is, by its headers, and which steps of its commit have gone into it.
 
-use super::Step;
+use super::{EntryKey, Step};
 use crate::collector::Origin;
 use crate::log::Batch;
 
@@ -42,20 +42,28 @@ pub(super) fn id_of(text: &str) -> Option<(i64, usize)> {
     Some((sequence.parse().ok()?, index.parse().ok()?))
 }
 
-/// The steps of a commit that one of its outputs was made of, in their order, and the entry of a store (index, key) that it
-/// tells of, if it tells of one: then that entry's past has gone into it, too.
-pub fn made_of(steps: &[Step], index: usize) -> Option<(Vec<usize>, Option<(usize, Vec<u8>)>)> {
+/// What an output of a commit was made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MadeOf {
+    /// The steps of the commit that have gone into it, in their order.
+    pub steps: Vec<usize>,
+    /// The entry of a store that it tells of, if it tells of one: then that entry's past has gone into it, too.
+    pub entry: Option<EntryKey>,
+}
+
+/// What the commit's output with that number was made of; `None` if there is none.
+pub fn made_of(steps: &[Step], index: usize) -> Option<MadeOf> {
     let (at, emitted) = steps.iter().enumerate().find_map(|(at, step)| {
         let emitted = step.outputs.iter().find(|emitted| emitted.index == index)?;
         Some((at, emitted))
     })?;
     let until = |has: &dyn Fn(&Step) -> bool| -> Vec<usize> { (0..=at).filter(|&step| has(&steps[step])).collect() };
     Some(match &emitted.origin {
-        Origin::Step => (vec![at], None),
+        Origin::Step => MadeOf { steps: vec![at], entry: None },
         Origin::Entry(store, key) => {
             let changed = |step: &Step| step.changes.iter().any(|change| change.store == *store && change.key == *key);
-            (until(&changed), Some((*store, key.clone())))
+            MadeOf { steps: until(&changed), entry: Some((*store, key.clone())) }
         }
-        Origin::Contributions(key) => (until(&|step| step.contributed.contains(key)), None),
+        Origin::Contributions(key) => MadeOf { steps: until(&|step| step.contributed.contains(key)), entry: None },
     })
 }

@@ -30,7 +30,7 @@ use crate::store::StoreError;
 
 pub use bisect::{Bisected, First, State, bisect};
 pub use captured::Written;
-pub use cause::{OutputId, made_of};
+pub use cause::{MadeOf, OutputId, made_of};
 pub use history::{Commit, History};
 pub use past::{Moment, Past, TaskHistory, Walk};
 pub use registry::ReadOnlyRegistry;

@@ -170,10 +170,7 @@ pub fn run_again(
 }
 
 /// Does something for each item, as many at a time as there are processors; the results are in the items' order.
-pub fn at_once<T: Sync, R: Send, E: Send>(
-    items: &[T],
-    make: impl Fn(&T) -> Result<R, E> + Sync,
-) -> Result<Vec<R>, E> {
+pub fn at_once<T: Sync, R: Send, E: Send>(items: &[T], make: impl Fn(&T) -> Result<R, E> + Sync) -> Result<Vec<R>, E> {
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let made: Mutex<Vec<(usize, Result<R, E>)>> = Mutex::default();
     let work = || {

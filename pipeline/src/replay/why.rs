@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Cause, Commit, Moment, Past, ReplayError, Step, TakenRecord, Walk, made_of};
+use super::{Cause, Commit, MadeOf, Moment, Past, ReplayError, Step, TakenRecord, Walk, made_of};
 use crate::log::TopicPartition;
 
 /// Of what an output has read besides, at most so many entries are told.
@@ -61,7 +61,11 @@ fn place(record: &TakenRecord) -> RecordPlace {
 }
 
 /// Runs the steps of a commit, each with the last record until it.
-fn each_step(steps: &[Step], last: &mut Option<RecordPlace>, mut visit: impl FnMut(usize, &Step, Option<&RecordPlace>)) {
+fn each_step(
+    steps: &[Step],
+    last: &mut Option<RecordPlace>,
+    mut visit: impl FnMut(usize, &Step, Option<&RecordPlace>),
+) {
     for (at, step) in steps.iter().enumerate() {
         if let Some(record) = &step.record {
             *last = Some(place(record));
@@ -117,7 +121,7 @@ impl Past<'_> {
             let (_, steps) = walk.step_by_steps()?.expect("there is a next one");
             for &(_, index) in wanted.range((sequence, 0)..(sequence + 1, 0)) {
                 let missing = || ReplayError::Impossible(format!("commit {sequence} has no output {index}"));
-                let (made, entry) = made_of(&steps, index).ok_or_else(missing)?;
+                let MadeOf { steps: made, entry } = made_of(&steps, index).ok_or_else(missing)?;
                 let mut of = Vec::new();
                 each_step(&steps, &mut last, |at, _, last| {
                     if made.contains(&at) {
@@ -265,8 +269,7 @@ impl Past<'_> {
         let Some(at) = steps.iter().position(is_it) else { return Ok(None) };
         let mut outputs = Vec::new();
         for emitted in steps.iter().flat_map(|step| &step.outputs) {
-            let made = made_of(&steps, emitted.index).map(|(made, _)| made).unwrap_or_default();
-            if made.contains(&at) {
+            if made_of(&steps, emitted.index).is_some_and(|made| made.steps.contains(&at)) {
                 let partition = TopicPartition::new(&*emitted.record.topic, emitted.record.partition);
                 outputs.push((emitted.index, partition));
             }

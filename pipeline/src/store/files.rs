@@ -11,8 +11,8 @@ use std::time::Duration;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBIteratorWithThreadMode, Direction, Env,
-    Error, ErrorKind, IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SnapshotWithThreadMode, SstFileWriter,
-    WaitForCompactOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    Error, ErrorKind, IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SnapshotWithThreadMode,
+    SstFileWriter, WaitForCompactOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::{META, Order, Run, StoreError};

@@ -108,7 +108,13 @@ pub fn measure(global: &Global, args: &BenchReplay, folder: &Path) -> anyhow::Re
     }
     let live = Live::of(&engram)?;
     let mut lines = vec![
-        Line { name: "write the events".into(), took: produce, records: Some(args.events), times_live: None, note: String::new() },
+        Line {
+            name: "write the events".into(),
+            took: produce,
+            records: Some(args.events),
+            times_live: None,
+            note: String::new(),
+        },
         Line {
             name: "live".into(),
             took: live.took,
@@ -216,7 +222,7 @@ fn bisection(engram: &Engram, args: &BenchReplay, events: &Events) -> anyhow::Re
     let (found, took) = engram.json(&["bisect", "activity", "--where", &expression])?;
     let event = &found[0]["first"]["record"];
     anyhow::ensure!(
-        event["value"]["id"] == events.planted.to_string(),
+        event["value"]["id"].as_str() == Some(&*events.planted.to_string()),
         "found {event}, and not the event that was planted"
     );
     let note = format!("{} events, {} probes", args.events, found[0]["probes"]);

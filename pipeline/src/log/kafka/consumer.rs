@@ -16,9 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::GroupProtocol;
 use super::native::{self, Message, PartitionQueue, Wake};
-use crate::log::{
-    Batch, Consumer, Fetched, GroupConsumer, LogError, Membership, Rebalance, RecordRef, TopicPartition,
-};
+use crate::log::{Batch, Consumer, Fetched, GroupConsumer, LogError, Membership, Rebalance, RecordRef, TopicPartition};
 
 /// How long a partition may take until it can be set to another position.
 const SEEK_MAX: Duration = Duration::from_secs(10);
