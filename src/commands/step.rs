@@ -28,6 +28,8 @@ use crate::wire::{Access, Connection};
 
 /// Steps that can be gone back to.
 const BEHIND_MAX: usize = 100_000;
+/// Lines that a key scrolls.
+const SCROLL: u16 = 10;
 /// What a breakpoint's expression may name.
 const STEP: &str = "step";
 
@@ -71,7 +73,7 @@ pub fn run(global: &Global, args: &StepThrough) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
-    let outcome = View { service: args.service.clone(), task, note: String::new() }.run(
+    let outcome = View { service: args.service.clone(), task, note: String::new(), scrolled: 0 }.run(
         &mut terminal,
         &mut player,
         &breakpoints,
@@ -242,6 +244,8 @@ struct View {
     service: String,
     task: i32,
     note: String,
+    /// Lines of the changes that are above the screen.
+    scrolled: u16,
 }
 
 impl View {
@@ -260,6 +264,7 @@ impl View {
                 continue;
             }
             self.note.clear();
+            let scrolled = std::mem::take(&mut self.scrolled);
             match key.code {
                 KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
                 KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
@@ -276,6 +281,8 @@ impl View {
                     self.go(player, breakpoints, |player| Ok(player.back()), "no breakpoint before this")?;
                 }
                 KeyCode::Home | KeyCode::Char('g') => while player.back() {},
+                KeyCode::PageDown => self.scrolled = scrolled.saturating_add(SCROLL),
+                KeyCode::PageUp => self.scrolled = scrolled.saturating_sub(SCROLL),
                 _ => {}
             }
         }
@@ -322,8 +329,9 @@ impl View {
             .render_widget(Paragraph::new(what).wrap(Wrap { trim: false }).block(Block::bordered().title(title)), head);
         let lines: Vec<Line<'_>> = steps::diff(shown).into_iter().map(colored).collect();
         let changes = Block::bordered().title(" state before (-) and after (+), outputs (=>) ");
-        frame.render_widget(Paragraph::new(Text::from(lines)).wrap(Wrap { trim: false }).block(changes), body);
-        let help = "→ next  ← previous  c to the next breakpoint  b back to one  g first  q quit";
+        let lines = Paragraph::new(Text::from(lines)).wrap(Wrap { trim: false }).scroll((self.scrolled, 0));
+        frame.render_widget(lines.block(changes), body);
+        let help = "→ next  ← previous  c to the next breakpoint  b back to one  g first  PgDn PgUp scroll  q quit";
         let foot_line = if self.note.is_empty() { help.dim() } else { self.note.clone().yellow() };
         frame.render_widget(Line::from(foot_line), foot);
     }
@@ -360,7 +368,7 @@ mod tests {
             "outputs": [{"topic": "out", "key": "ada", "value": 2}],
         });
         let mut terminal = Terminal::new(TestBackend::new(90, 14)).expect("a screen");
-        let view = View { service: "counting".to_owned(), task: 1, note: String::new() };
+        let view = View { service: "counting".to_owned(), task: 1, note: String::new(), scrolled: 0 };
         terminal.draw(|frame| view.draw(frame, Some(&step), 5)).expect("drawn");
         let screen = terminal.backend().to_string();
         for part in
