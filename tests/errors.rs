@@ -16,6 +16,7 @@ use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
 use engram_pipeline::log::{Cleanup, Header, Log, NewRecord, ProducerOptions, TopicPartition, TopicSpec};
 use engram_pipeline::processor::{Context, Input, Output, ProcessError, Processor, Service};
+use engram_pipeline::replay::{Past, Program, RerunOptions, Times, verify};
 use engram_pipeline::service::{self, Running};
 use engram_pipeline::store::{self, Budget, Files, StoreSpec};
 use engram_pipeline::worker::{CommitOptions, Overlap, WorkerOptions};
@@ -154,6 +155,25 @@ impl Bed {
             ..WorkerOptions::new(service, Arc::clone(&self.log), Arc::clone(&self.registry), stores)
         };
         Running::start(&options, self.workers).expect("started")
+    }
+
+    /// What was committed comes out again.
+    fn replay(&self, policy: &ErrorPolicy) {
+        let (service, budget) = (Arc::new(self.service(policy.clone())), Budget::new(8 << 20));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let rerun = RerunOptions {
+            service: &service,
+            log: &*self.log,
+            registry: &self.registry,
+            budget: &budget,
+            partitions: PARTITIONS,
+            dead_letter_partitions: PARTITIONS,
+            program: Program::Same,
+        };
+        let tasks: Vec<_> = (0..PARTITIONS).map(|task| Past { rerun, snapshots: None, task }).collect();
+        let times = Times { from_ms: i64::MIN, to_ms: i64::MAX };
+        let verified = verify(&tasks, times, folder.path(), |_, _| true).expect("replayed");
+        assert!(verified.difference.is_none() && verified.commits > 0, "{verified:?}");
     }
 
     /// Writes records of these kinds, and then `more` of any that do not cost a pause.
@@ -427,6 +447,8 @@ fn what_is_never_to_be_had_does_not_hold_up_the_others() {
     assert_eq!((letters.len(), letter.cause.as_str()), (1, "unavailable"));
     assert_eq!(letter.detail, "it is out; it had come again once");
     assert_eq!(bed.read(OUT).len(), 2);
+    // By now the record could be processed; a replay does what was done then.
+    bed.replay(&policy);
 }
 
 /// On a real broker, which refuses a record that is too large for its topic only when the commit is under way.

@@ -4,7 +4,7 @@
 //! The digest is rolling (xxh3-128 over the previous digest, each output and each state change), so equal digests mean
 //! equal histories, not just equal last steps.
 
-use engram_schemas::manifest::{ChangelogEnd, Firing, InputRange, Manifest, Run};
+use engram_schemas::manifest::{ChangelogEnd, Firing, InputRange, Manifest, Run, SetAside};
 
 use crate::collector::Collected;
 use crate::queue::RecordQueue;
@@ -63,6 +63,7 @@ impl LastCommit {
 pub struct Taken {
     from: Vec<i64>,
     runs: Vec<Run>,
+    set_aside: Vec<SetAside>,
     records: i64,
 }
 
@@ -71,7 +72,13 @@ impl Taken {
         self.from.clear();
         self.from.extend(queues.iter().map(RecordQueue::position));
         self.runs.clear();
+        self.set_aside.clear();
         self.records = 0;
+    }
+
+    /// The record that is taken next does not reach the processor, for what the worker knows of it.
+    pub fn set_aside(&mut self, cause: &str) {
+        self.set_aside.push(SetAside { after: self.records, cause: cause.to_owned() });
     }
 
     /// One record was taken from the `input`-th queue.
@@ -119,6 +126,7 @@ pub fn manifest(about: &About<'_>, taken: &mut Taken, queues: &[RecordQueue], co
         sequence: about.this.sequence,
         inputs: inputs.collect(),
         interleaving: std::mem::take(&mut taken.runs),
+        set_aside: std::mem::take(&mut taken.set_aside),
         changelog: vec![ChangelogEnd { topic: about.changelog.to_owned(), partition: about.partition, end: 0 }],
         wall_clock: collected.wall_clock,
         firings: about.firings.to_vec(),

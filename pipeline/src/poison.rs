@@ -77,6 +77,12 @@ impl Poison {
         self.has_condemned = true;
     }
 
+    /// For a replay: what was known of this record then.
+    pub fn was_condemned(&mut self, place: &TopicPartition, offset: i64, cause: &'static str) {
+        let detail = "as it was then".to_owned();
+        self.known(place, offset).verdict = Some(Verdict { cause, detail, action: Action::DeadLetter });
+    }
+
     /// Whether a record was condemned since the last call: what held the worker up will not do so again.
     pub fn take_condemned(&mut self) -> bool {
         std::mem::take(&mut self.has_condemned)

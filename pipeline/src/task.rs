@@ -165,6 +165,7 @@ impl Task {
         self.workspace.collector.caused_by(arrival.place, arrival.record.offset);
         let policy = &self.service.errors;
         let known = poison.verdict(&queue.partition, head.offset).cloned();
+        let set_aside = known.as_ref().map(|known| known.cause);
         let verdict = match known.or_else(|| arrival.fault(policy)) {
             Some(verdict) => Some(verdict),
             None => {
@@ -192,6 +193,9 @@ impl Task {
             self.disposal.dispose(policy, &arrival, queue.head_headers(), verdict)?;
         }
         poison.taken(&queue.partition, head.offset);
+        if let Some(cause) = set_aside {
+            self.taken.set_aside(cause);
+        }
         self.taken.take(source);
         self.queues[source].pop();
         Ok(())

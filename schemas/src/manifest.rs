@@ -21,6 +21,8 @@ pub struct Manifest {
     #[serde(default)]
     pub firings: Vec<Firing>,
     #[serde(default)]
+    pub set_aside: Vec<SetAside>,
+    #[serde(default)]
     pub seed: i64,
     #[serde(default)]
     pub schema_ids: Vec<i32>,
@@ -61,6 +63,13 @@ pub struct Firing {
     pub wall_clock: bool,
     pub time: i64,
     pub count: i64,
+}
+
+/// A record that the processor did not get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    pub after: i64,
+    pub cause: String,
 }
 
 /// The offset after the commit's last changelog record.

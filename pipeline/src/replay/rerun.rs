@@ -337,6 +337,9 @@ impl Rerun {
                         manifest.sequence, range.topic, range.partition, range.from, range.to
                     ))
                 })?;
+                if let Some(set_aside) = manifest.set_aside.iter().find(|set_aside| set_aside.after == taken) {
+                    self.set_aside(source, offset, &set_aside.cause);
+                }
                 let record = self.steps.is_some().then(|| TakenRecord::head(&self.task.queues()[source]));
                 self.task.process_head(source, &mut self.poison)?;
                 self.step(Cause::Record, record)?;
@@ -353,6 +356,17 @@ impl Rerun {
             left -= 1;
         }
         Ok(())
+    }
+
+    /// The worker knew of this record that it could not be processed. Another program may process what this one could not.
+    fn set_aside(&mut self, source: usize, offset: i64, cause: &str) {
+        let cause = match cause {
+            "unavailable" => "unavailable",
+            "commit-fails" => "commit-fails",
+            _ if self.program == Program::Other => return,
+            _ => "set-aside",
+        };
+        self.poison.was_condemned(&self.task.queues()[source].partition, offset, cause);
     }
 
     /// Fires one timer, if one is due. Those by the wall clock at once have one time, and are fired together.
