@@ -230,7 +230,7 @@ pub struct ReplayService {
     /// Compare outputs and state with what was committed, and name the first record and field that differ
     #[arg(long, required_unless_present = "out")]
     pub verify: bool,
-    /// Write the outputs there: DIR/TOPIC/TASK.ndjson or, as Parquet, DIR/TOPIC/TASK.TYPE.parquet
+    /// Write the outputs there, into a new folder: DIR/TOPIC/TASK.ndjson or, as Parquet, DIR/TOPIC/TASK.TYPE.parquet
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// How to write them
@@ -249,8 +249,8 @@ pub struct ReplayService {
 
 #[derive(Debug, Args)]
 pub struct Why {
-    /// SERVICE STORE KEY (the key as for `state get`), or TOPIC PARTITION:OFFSET
-    #[arg(required = true, num_args = 2..=3, value_names = ["SERVICE", "STORE", "KEY"])]
+    /// SERVICE STORE KEY (the key as for `state get`), or TOPIC PARTITION:OFFSET, or TOPIC/PARTITION/OFFSET
+    #[arg(required = true, num_args = 1..=3, value_names = ["SERVICE", "STORE", "KEY"])]
     pub of: Vec<String>,
     /// As it was: TIME, PARTITION:OFFSET or TOPIC/PARTITION/OFFSET
     #[arg(long, value_name = "WHEN")]
@@ -276,11 +276,11 @@ pub struct Diff {
     #[arg(long, value_name = "BUILD")]
     pub with: String,
     /// Only what was committed at this time or later
-    #[arg(long, value_name = "TIME")]
-    pub from: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub from: Option<i64>,
     /// Only what was committed at this time or earlier
-    #[arg(long, value_name = "TIME")]
-    pub to: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub to: Option<i64>,
     /// So many outputs may differ, or so much of the base's, such as 0.1%
     #[arg(long, value_name = "N|N%", default_value = "0")]
     pub allow: Allow,
@@ -326,9 +326,10 @@ pub struct Fork {
     /// Only inputs whose event time is not later
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub as_of_event: Option<i64>,
-    /// The data folder whose history it is, where it is not on Kafka; --data is the new folder
-    #[arg(long, value_name = "DIR", default_value = "engram-data")]
-    pub of: PathBuf,
+    /// The data folder whose history it is, where it is not on Kafka: by default $ENGRAM_DATA, or engram-data; --data is the
+    /// new folder
+    #[arg(long, value_name = "DIR")]
+    pub of: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -65,6 +65,11 @@ impl Expression {
         Ok(Self { text: text.to_owned(), program, root, answers })
     }
 
+    /// Whether it asks for state.
+    pub fn asks(&self) -> bool {
+        ["get", "all", "count"].iter().any(|name| self.program.references().has_function(name))
+    }
+
     pub fn uses(&self, variable: &str) -> bool {
         self.program.references().has_variable(variable)
     }

@@ -106,7 +106,7 @@ fn event_time(decoder: &mut Decoder, batch: &dyn Batch, index: usize) -> i64 {
 }
 
 /// The topics that services make, and keep for themselves.
-fn derived(connection: &Connection) -> anyhow::Result<BTreeSet<String>> {
+pub fn derived(connection: &Connection) -> anyhow::Result<BTreeSet<String>> {
     let own = [dead_letter::TOPIC, directory::TOPIC, DEAD_LETTER_MARKS].map(str::to_owned);
     let mut derived = BTreeSet::from(own);
     for name in wire::ALL_SERVICES {

@@ -42,6 +42,8 @@ impl<'a> Out<'a> {
         service: &'a PastService<'a>,
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let is_used = std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+        anyhow::ensure!(!is_used, "{} is not empty: give a new folder with --out", folder.display());
         let tasks = (0..service.partitions).map(|_| Mutex::default()).collect();
         let registry = Arc::clone(&connection.registry);
         Ok(Self { folder: folder.to_owned(), service, tasks, format, registry })

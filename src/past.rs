@@ -1,6 +1,7 @@
 //! Going back in a service's past for a command: what `engram_pipeline::replay` needs, from a connection.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
 use engram_pipeline::dead_letter;
@@ -15,6 +16,7 @@ use engram_schemas::registry::Registry;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::commands::stop_flag;
 use crate::queries::{self, Wanted};
 use crate::values::{When, rfc3339};
 use crate::wire::{self, Connection};
@@ -29,6 +31,7 @@ pub struct PastService<'a> {
     /// Of the service.
     pub partitions: i32,
     dead_letter_partitions: i32,
+    stop: Arc<AtomicBool>,
 }
 
 /// Outputs of a task until some moment.
@@ -55,6 +58,7 @@ pub struct PastTask {
 
 impl<'a> PastService<'a> {
     pub fn open(connection: &'a Connection, name: &str) -> anyhow::Result<Self> {
+        wire::stores(name)?;
         let topics = connection.log.topics()?;
         let partitions = queries::partitions(&topics, name);
         anyhow::ensure!(partitions > 0, "service {name} has not run on this log yet: start it with 'engram up'");
@@ -66,6 +70,7 @@ impl<'a> PastService<'a> {
             budget: Budget::new(connection.config.memory.stores_mib << 20),
             partitions,
             dead_letter_partitions: partitions_of(&topics, dead_letter::TOPIC),
+            stop: stop_flag()?,
         })
     }
 
@@ -83,6 +88,7 @@ impl<'a> PastService<'a> {
                 partitions: self.partitions,
                 dead_letter_partitions: self.dead_letter_partitions,
                 program,
+                stop: Some(&self.stop),
             },
             snapshots: self.snapshots.as_ref(),
             task,

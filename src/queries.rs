@@ -237,6 +237,28 @@ pub fn find_store(service: &str, name: &str) -> anyhow::Result<(usize, StoreSpec
     Ok((index, stores[index].clone()))
 }
 
+/// The one of the entries that were found for a key: what has the key whole, or else what has it in its key.
+///
+/// Errors: there is none, or several.
+pub fn only_one<T>(mut found: Vec<T>, shown: impl Fn(&T) -> &Value, key: &str) -> anyhow::Result<T> {
+    let whole: Option<Value> = serde_json::from_str(key).ok();
+    if found.iter().any(|entry| Some(shown(entry)) == whole.as_ref()) {
+        found.retain(|entry| Some(shown(entry)) == whole.as_ref());
+        anyhow::ensure!(
+            found.len() == 1,
+            "{} tasks have an entry {key}: ask for that of one with --at PARTITION:OFFSET, or see all with 'engram state range'",
+            found.len()
+        );
+    }
+    anyhow::ensure!(
+        found.len() <= 1,
+        "{} entries have {key} in their key: give one of them whole, such as '{}', or use 'engram state range'",
+        found.len(),
+        shown(&found[0])
+    );
+    found.pop().with_context(|| format!("there is no entry {key}"))
+}
+
 /// The key itself, or the text of one of its fields or parts.
 pub fn matches(key: &Value, wanted: &str) -> bool {
     if serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *key) {

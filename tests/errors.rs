@@ -169,6 +169,7 @@ impl Bed {
             partitions: PARTITIONS,
             dead_letter_partitions: PARTITIONS,
             program: Program::Same,
+            stop: None,
         };
         let tasks: Vec<_> = (0..PARTITIONS).map(|task| Past { rerun, snapshots: None, task }).collect();
         let times = Times { from_ms: i64::MIN, to_ms: i64::MAX };

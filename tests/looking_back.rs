@@ -269,6 +269,11 @@ fn forks_go_their_own_way(
         source.into_iter().chain(brokers.iter().flat_map(|brokers| ["--brokers", *brokers])).collect();
     fork.run(&args);
     assert!(fork.fails(1, &args).contains("not empty"));
+    assert!(!folder.join("fork.partial").exists());
+    let elsewhere = Engram::embedded(&folder.join("none"));
+    let of_output = [&["fork", "--at", "activity.windows/0/0"], &args[3..]].concat();
+    assert!(elsewhere.fails(1, &of_output).contains("no input"));
+    assert!(elsewhere.fails(1, &["fork", "--of", "/nowhere"]).contains("--of or --brokers"));
     let copied = inputs(&fork);
     let of_partition = |of: &[Event]| -> Vec<i64> {
         of.iter().filter(|other| other.partition == event.partition).map(|other| other.offset).collect()
@@ -398,6 +403,7 @@ fn refusals(engram: &Engram) {
         (1, &["why", "activity.events", "0:99999999"][..], "there is no record"),
         (1, &["why", "nothing", "0:0"], "there is no topic"),
         (2, &["why", "activity.events", "0"], "PARTITION:OFFSET"),
+        (2, &["why", "activity.events"], "give SERVICE STORE KEY"),
         (1, &["why", "activity", "windows", "nobody"], "has no entry nobody"),
         (1, &["why", "activity", "nothing", "x"], "has no store"),
         (2, &["why", "activity", "windows", "x", "--forward"], "--forward goes with"),
@@ -414,6 +420,14 @@ fn refusals(engram: &Engram) {
             "asks for state",
         ),
         (2, &["diff", "activity"], "--with"),
+        (1, &["diff", "activity", "--with", "this", "--from", "2099-01-01T00:00:00Z"], "no commit in that time"),
+        (2, &["bisect", "activity", "--where", "output.key == get('windows', 'x')"], "one of them"),
+        (2, &["step", "activity", "--task", "0", "--from", "1:0", "--json"], "different partitions"),
+        (1, &["step", "activity", "--task", "0", "--key", "nobody", "--json"], "no step of task 0"),
+        (2, &["why", "activity", "windows"], "KEY is missing"),
+        (1, &["why", "nobody", "windows", "x"], "there is no service"),
+        (1, &["bisect", "nobody", "--where", "true"], "there is no service"),
+        (1, &["state", "get", "activity", "clock", "{\"source\":\"git\"}"], "entry"),
         (2, &["diff", "activity", "--with", "this", "--allow", "lots"], "such as 0.1%"),
         (2, &["consume", "activity.events", "--as-of", "0:1"], "give --as-of a TIME"),
         (2, &["state", "range", "activity", "windows", "--as-of-event", "0:1"], "expected a time"),

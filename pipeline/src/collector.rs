@@ -40,7 +40,8 @@ pub struct Collector {
     clock: Clock,
     outputs: Vec<Output>,
     source: String,
-    /// The record being processed, or the last one: what the next output is caused by.
+    /// The record that was taken last in this commit: what the next output is caused by. `None` at a commit's end, and before
+    /// its first record.
     cause: Option<(Arc<str>, i32, i64)>,
     sequence: i64,
     digest: Xxh3,

@@ -78,9 +78,9 @@ impl Poison {
     }
 
     /// For a replay: what was known of this record then.
-    pub fn was_condemned(&mut self, place: &TopicPartition, offset: i64, cause: &'static str) {
+    pub fn was_condemned(&mut self, place: &TopicPartition, offset: i64, cause: &'static str, action: Action) {
         let detail = "as it was then".to_owned();
-        self.known(place, offset).verdict = Some(Verdict { cause, detail, action: Action::DeadLetter });
+        self.known(place, offset).verdict = Some(Verdict { cause, detail, action });
     }
 
     /// Whether a record was condemned since the last call: what held the worker up will not do so again.

@@ -168,6 +168,7 @@ impl Context<'_> {
             emitter.collector.made_of(|| Origin::Entry(index, key.to_vec()));
             emit(key, value, &mut emitter)?;
         }
+        emitter.collector.made_of(|| Origin::Step);
         Ok(())
     }
 

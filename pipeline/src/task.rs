@@ -363,6 +363,7 @@ impl Task {
 
     fn begin(&mut self) {
         self.taken.begin(&self.queues);
+        self.workspace.collector.caused_by_many();
         self.workspace.collector.begin(self.last.sequence + 1, &self.last.digest);
     }
 

@@ -295,6 +295,7 @@ impl World {
             partitions: self.partitions,
             dead_letter_partitions: self.partitions,
             program: Program::Same,
+            stop: None,
         };
         let past = Past { rerun, snapshots: None, task: partition };
         let folder = self.folder.join(format!("replay-{partition}"));

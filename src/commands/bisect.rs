@@ -8,16 +8,14 @@ use std::time::Instant;
 use anyhow::Context as _;
 use engram_pipeline::changelog;
 use engram_pipeline::log::{TopicPartition, partitions_of};
-use engram_pipeline::replay::{
-    Bisected, Commit, First, Moment, OutputId, ReplayError, State, at_once, bisect, made_of,
-};
+use engram_pipeline::replay::{Bisected, Commit, First, OutputId, ReplayError, State, at_once, bisect, made_of};
 use engram_schemas::codec::Decoder;
 use serde_json::{Value, json};
 
 use crate::cli::{Bisect, Global};
 use crate::expression::{Ask, Expression};
 use crate::output::{self, Usage};
-use crate::past::{PastService, explained};
+use crate::past::{OutputsAt, PastService, explained};
 use crate::queries;
 use crate::steps::{self, Steps};
 use crate::values::{When, rfc3339};
@@ -30,7 +28,12 @@ const ENTRIES_MAX: usize = 100_000;
 
 pub fn run(global: &Global, args: &Bisect) -> anyhow::Result<()> {
     let parse = || Expression::parse(&args.expression, &[OUTPUT], true).map_err(Usage);
-    let by_output = parse()?.uses(OUTPUT);
+    let expression = parse()?;
+    let by_output = expression.uses(OUTPUT);
+    anyhow::ensure!(
+        !(by_output && expression.asks()),
+        Usage(format!("{:?} is about an output and about state: it can be about one of them", args.expression))
+    );
     let connection = Connection::open(global, Access::Read)?;
     let service = PastService::open(&connection, &args.service)?;
     let good = args.good.clone().unwrap_or(When::Time(i64::MIN));
@@ -138,9 +141,7 @@ impl Search<'_> {
     ) -> anyhow::Result<Vec<(i32, Bisected, u32)>> {
         let mut between = BTreeMap::new();
         for &task in tasks {
-            let past = self.service.past(task);
-            let range = |moment: &Moment| past.commit_before(moment).map_err(explained);
-            between.insert(task, (range(&self.service.moment(when.0))?, range(&self.service.moment(when.1))?));
+            between.insert(task, (self.service.outputs_at(task, when.0)?, self.service.outputs_at(task, when.1)?));
         }
         let topics = self.connection.log.topics()?;
         let partitions: Vec<TopicPartition> = self
@@ -169,7 +170,7 @@ impl Search<'_> {
     fn first_output(
         &self,
         partition: &TopicPartition,
-        between: &BTreeMap<i32, (i64, i64)>,
+        between: &BTreeMap<i32, (OutputsAt, OutputsAt)>,
         expression: &Expression,
     ) -> anyhow::Result<BTreeMap<i32, (i64, usize)>> {
         let log = &*self.connection.log;
@@ -180,7 +181,7 @@ impl Search<'_> {
             let Some(id) = OutputId::of(batch, at).filter(|id| id.service == self.name) else { return Ok(()) };
             let Some(&(good, bad)) = between.get(&id.task) else { return Ok(()) };
             let place = (id.sequence, id.index);
-            if id.sequence <= good || id.sequence > bad || first.get(&id.task).is_some_and(|known| *known <= place) {
+            if good.has(&id) || !bad.has(&id) || first.get(&id.task).is_some_and(|known| *known <= place) {
                 return Ok(());
             }
             let record = batch.record(at);

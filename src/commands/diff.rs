@@ -14,14 +14,16 @@ use serde_json::{Value, json};
 
 use crate::cli::{Diff, Global};
 use crate::output::{self, Usage};
+use crate::values::rfc3339;
 
 pub fn run(global: &Global, args: &Diff) -> anyhow::Result<()> {
     let folder =
         tempfile::Builder::new().prefix("engram-diff").tempdir().context("cannot create a temporary folder")?;
+    let builds = [("base", &args.base, Build::parse(&args.base)?), ("with", &args.with, Build::parse(&args.with)?)];
     let mut sides = Vec::new();
-    for (name, build) in [("base", &args.base), ("with", &args.with)] {
+    for (name, said, build) in builds {
         let out = folder.path().join(name);
-        make(global, args, &Build::parse(build)?, &out).with_context(|| format!("--{name} {build}"))?;
+        make(global, args, &build, &out).with_context(|| format!("--{name} {said}"))?;
         sides.push(out);
     }
     let mut report = Report { limit: args.limit, ..Report::default() };
@@ -67,6 +69,8 @@ impl Build {
                 ))
             );
         }
+        // A name alone would be looked for elsewhere.
+        let program = std::fs::canonicalize(&program).with_context(|| format!("cannot use {}", program.display()))?;
         Ok(Self { program, config: config.map(PathBuf::from) })
     }
 }
@@ -75,8 +79,9 @@ impl Build {
 fn make(global: &Global, args: &Diff, build: &Build, out: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(&build.program);
     command.args(["replay", &args.service, "--json", "--out"]).arg(out).arg("--data").arg(&global.data);
+    let (from, to) = (args.from.map(rfc3339), args.to.map(rfc3339));
     for (name, value) in
-        [("--brokers", &global.brokers), ("--registry", &global.registry), ("--from", &args.from), ("--to", &args.to)]
+        [("--brokers", &global.brokers), ("--registry", &global.registry), ("--from", &from), ("--to", &to)]
     {
         if let Some(value) = value {
             command.args([name, value]);
@@ -90,6 +95,8 @@ fn make(global: &Global, args: &Diff, build: &Build, out: &Path) -> anyhow::Resu
     let said = String::from_utf8_lossy(&done.stderr);
     let last = said.lines().rev().find(|line| line.starts_with("engram: ")).map(|line| &line["engram: ".len()..]);
     anyhow::ensure!(done.status.success(), "{}", last.unwrap_or("it has failed and says nothing of it"));
+    let made: Value = serde_json::from_slice(&done.stdout).context("it is no engram that has 'replay --out'")?;
+    anyhow::ensure!(made["commits"].as_u64().is_some_and(|commits| commits > 0), "there is no commit in that time");
     Ok(())
 }
 

@@ -1,5 +1,8 @@
 //! `engram fork`: a range of history as a new embedded environment, to try things on.
 
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
 use anyhow::Context as _;
 use engram_pipeline::log::TopicPartition;
 use engram_pipeline::log::embedded::EmbeddedLog;
@@ -9,42 +12,76 @@ use serde_json::json;
 use super::stop_flag;
 use crate::cli::{Fork, Global};
 use crate::data_dir::DataDir;
-use crate::fork::{self, Part};
+use crate::fork::{self, Part, Taken};
 use crate::output::{self, Usage};
 use crate::values::When;
 use crate::wire::{Access, Connection};
 
 pub fn run(global: &Global, args: &Fork) -> anyhow::Result<()> {
-    let new = DataDir::new(&global.data);
-    let is_used = std::fs::read_dir(new.path()).is_ok_and(|mut entries| entries.next().is_some());
+    // A link to a folder stands for the folder.
+    let path = std::fs::canonicalize(&global.data).unwrap_or_else(|_| global.data.clone());
+    let is_used = std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some());
     anyhow::ensure!(
         !is_used,
         "{} is not empty: give a new folder with --data; where the history is, say with --of or --brokers",
-        new.path().display()
+        path.display()
     );
-    let source = Global { data: args.of.clone(), ..global.clone() };
-    let from = Connection::open(&source, Access::Read)?;
+    let from = Connection::open(&source(global, args)?, Access::Read)?;
     let part = part(&from, args)?;
     let stop = stop_flag()?;
-    let held = new.hold()?;
-    let log = EmbeddedLog::open(new.path())?;
-    let copied = fork::copy(&from, &part, &log, &stop);
-    drop(log);
-    drop(held);
-    let taken = match copied {
+    // Half a history would look like a whole one, so it gets its name when it is there.
+    let mut partial = path.clone().into_os_string();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    anyhow::ensure!(
+        !partial.exists(),
+        "{} is left of a fork that did not come to its end: remove it first",
+        partial.display()
+    );
+    let taken = copy(&from, &part, &partial, &stop).and_then(|taken| {
+        anyhow::ensure!(taken.records > 0, "there are no inputs of that range: give other times");
+        std::fs::rename(&partial, &path).with_context(|| format!("cannot name the fork {}", path.display()))?;
+        Ok(taken)
+    });
+    let taken = match taken {
         Ok(taken) => taken,
         Err(error) => {
-            // Half a history would look like a whole one.
-            std::fs::remove_dir_all(new.path()).with_context(|| format!("cannot remove {}", new.path().display()))?;
+            let _ = std::fs::remove_dir_all(&partial);
             return Err(error);
         }
     };
     if global.json {
         return Ok(output::json(&json!({"topics": taken.topics, "records": taken.records}))?);
     }
-    fork::tell(&taken, new.path());
-    output::say(format_args!("run the services on it: engram up --data {} --exit-when-idle 2", new.path().display()));
+    fork::tell(&taken, &path);
+    let brokers = if global.brokers.is_some() { " --brokers ''" } else { "" };
+    let registry = global.registry.as_ref().map_or_else(String::new, |url| format!(" --registry {url}"));
+    output::say(format_args!(
+        "run the services on it: engram up{brokers}{registry} --data {} --exit-when-idle 2",
+        path.display()
+    ));
     Ok(())
+}
+
+/// Where the history is: what was said, or else what other commands would take.
+fn source(global: &Global, args: &Fork) -> anyhow::Result<Global> {
+    let data = match (&args.of, std::env::var_os("ENGRAM_DATA")) {
+        (Some(of), _) => of.clone(),
+        (None, Some(data)) if !data.is_empty() => PathBuf::from(data),
+        (None, _) => PathBuf::from("engram-data"),
+    };
+    let brokers = global.brokers.clone().filter(|_| args.of.is_none());
+    anyhow::ensure!(
+        brokers.is_some() || DataDir::new(&data).has_log(),
+        "there is no log in {}: say where the history is with --of or --brokers",
+        data.display()
+    );
+    Ok(Global { data, brokers, ..global.clone() })
+}
+
+fn copy(from: &Connection, part: &Part, folder: &Path, stop: &AtomicBool) -> anyhow::Result<Taken> {
+    let _held = DataDir::new(folder).hold()?;
+    fork::copy(from, part, &EmbeddedLog::open(folder)?, stop)
 }
 
 fn part(from: &Connection, args: &Fork) -> anyhow::Result<Part> {
@@ -57,6 +94,10 @@ fn part(from: &Connection, args: &Fork) -> anyhow::Result<Part> {
         }
         Some(When::Record { topic: Some(topic), place }) => {
             let partition = TopicPartition::new(topic.as_str(), place.partition);
+            anyhow::ensure!(
+                !fork::derived(from)?.contains(topic),
+                "{topic} is no input but what services make: give a record of an input"
+            );
             anyhow::ensure!(
                 place.partition < partitions_of(&from.log.topics()?, topic),
                 "there is no partition {partition}; 'engram topics' shows what there is"

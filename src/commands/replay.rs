@@ -61,6 +61,7 @@ pub fn run(global: &Global, args: &ReplayService) -> anyhow::Result<()> {
     }
     anyhow::ensure!(!stop.load(Ordering::Relaxed), "stopped after {} commits", verified.commits);
     let seconds = started.elapsed().as_secs_f64();
+    anyhow::ensure!(verified.commits > 0, "there is no commit in that time");
     if !args.verify {
         return print_made(global, &verified, seconds);
     }

@@ -29,21 +29,9 @@ pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
         State::List { service } => list(global, service.as_deref()),
         State::Get { service, store, key, stale, at } => {
             let wanted = Question { service, store, key: Some(key), limit: usize::MAX };
-            let mut found = entries(global, &wanted, *stale, at)?;
-            // The key as `range` shows it names one entry; a part of it may name several.
-            let exact: Option<Value> = serde_json::from_str(key).ok();
-            if let Some(at) = found.iter().position(|(entry_key, _)| Some(entry_key) == exact.as_ref()) {
-                found = vec![found.swap_remove(at)];
-            }
-            match found.as_slice() {
-                [] => anyhow::bail!("store {store} of service {service} has no entry {key}"),
-                [entry] => print(global, std::slice::from_ref(entry)),
-                several => anyhow::bail!(
-                    "{} entries have {key} in their key: give one of them whole, such as '{}', or use 'engram state range'",
-                    several.len(),
-                    several[0].0
-                ),
-            }
+            let found = entries(global, &wanted, *stale, at)?;
+            anyhow::ensure!(!found.is_empty(), "store {store} of service {service} has no entry {key}");
+            print(global, &[queries::only_one(found, |(shown, _)| shown, key)?])
         }
         State::Range { service, store, key, limit, stale, at } => {
             let wanted = Question { service, store, key: key.as_deref(), limit: *limit };

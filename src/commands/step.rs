@@ -1,9 +1,10 @@
 //! `engram step`: a task's past event by event, forwards and backwards, in the terminal or as JSON lines.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use engram_pipeline::log::partitioner::partition_for;
@@ -28,6 +29,10 @@ use crate::wire::{Access, Connection};
 
 /// Steps that can be gone back to.
 const BEHIND_MAX: usize = 100_000;
+/// How long a key is waited for before the stop flag is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// Steps between two looks for a key that ends a search.
+const SEARCHED: usize = 256;
 /// Lines that a key scrolls.
 const SCROLL: u16 = 10;
 /// What a breakpoint's expression may name.
@@ -35,6 +40,7 @@ const STEP: &str = "step";
 
 pub fn run(global: &Global, args: &StepThrough) -> anyhow::Result<()> {
     let breakpoints = Breakpoints::new(args)?;
+    let stop = stop_flag()?;
     anyhow::ensure!(
         global.json || std::io::stdout().is_terminal(),
         Usage("it is shown in a terminal, and this is none: give --json for lines of JSON".to_owned())
@@ -49,6 +55,9 @@ pub fn run(global: &Global, args: &StepThrough) -> anyhow::Result<()> {
     let start = from.as_ref().map_or(Ok(0), |from| past.commit_before(from)).map_err(explained)?;
     let to = args.to.as_ref().map(|when| service.moment(when));
     let end = to.as_ref().map_or(Ok(i64::MAX), |to| past.commit_before(to)).map_err(explained)?;
+    if let (Some(Moment::Record(from, first)), Some(Moment::Record(to, last))) = (&from, &to) {
+        anyhow::ensure!(from != to || first <= last, Usage("--to is before --from".to_owned()));
+    }
     let walk = past.walk_to(start, &folder.path().join("store")).map_err(explained)?;
     let mut player = Player {
         walk,
@@ -62,16 +71,20 @@ pub fn run(global: &Global, args: &StepThrough) -> anyhow::Result<()> {
         at: 0,
         is_over: false,
     };
-    let stop = stop_flag()?;
+    let mut any = false;
     if global.json {
         while !stop.load(Ordering::Relaxed) && player.forward()? {
             let mut step = player.current().expect("gone forward").clone();
             step["break"] = breakpoints.hit(&step)?.into();
             output::json(&step)?;
             player.forget();
+            any = true;
         }
+        anyhow::ensure!(!stop.load(Ordering::Relaxed), "stopped");
+        anyhow::ensure!(any, "{}", player.nothing(task));
         return Ok(());
     }
+    anyhow::ensure!(player.forward()?, "{}", player.nothing(task));
     let mut terminal = ratatui::try_init().context("cannot use the terminal")?;
     let outcome = View { service: args.service.clone(), task, note: String::new(), scrolled: 0 }.run(
         &mut terminal,
@@ -84,11 +97,16 @@ pub fn run(global: &Global, args: &StepThrough) -> anyhow::Result<()> {
 }
 
 fn task(service: &PastService<'_>, args: &StepThrough) -> anyhow::Result<i32> {
-    let by_record = [&args.from, &args.to].into_iter().flatten().find_map(|when| match when {
+    let by_record = [&args.from, &args.to].into_iter().flatten().filter_map(|when| match when {
         When::Record { place, .. } => Some(place.partition),
         When::Time(_) => None,
     });
-    let task = args.task.or(by_record).or_else(|| {
+    let said: BTreeSet<i32> = args.task.into_iter().chain(by_record).collect();
+    anyhow::ensure!(
+        said.len() <= 1,
+        Usage("--task, --from and --to are of different partitions: one task is gone through".to_owned())
+    );
+    let task = said.first().copied().or_else(|| {
         let key = args.key.as_ref()?;
         Some(partition_for(key.as_bytes(), service.partitions))
     });
@@ -131,6 +149,10 @@ impl Breakpoints {
         Ok(Self { at: args.break_at.clone(), keys: args.break_keys.clone(), expressions })
     }
 
+    fn are_none(&self) -> bool {
+        self.at.is_empty() && self.keys.is_empty() && self.expressions.is_empty()
+    }
+
     fn hit(&self, step: &Value) -> anyhow::Result<bool> {
         let record = step["record"]["place"].as_str();
         let is_there = |when: &When| match when {
@@ -163,8 +185,8 @@ fn concerns(step: &Value, key: &str) -> bool {
 }
 
 /// The steps that are wanted, in both directions.
-struct Player {
-    walk: Walk,
+struct Player<'a> {
+    walk: Walk<'a>,
     steps: Steps,
     key: Option<String>,
     /// Not before this record, and not after that one.
@@ -180,7 +202,17 @@ struct Player {
     is_over: bool,
 }
 
-impl Player {
+impl Player<'_> {
+    /// Why there is no step to be shown.
+    fn nothing(&self, task: i32) -> String {
+        match &self.key {
+            Some(key) => {
+                format!("no step of task {task} has to do with {key} there: give another --task, or other bounds")
+            }
+            None => format!("task {task} has no step there: give other bounds"),
+        }
+    }
+
     fn current(&self) -> Option<&Value> {
         self.behind.get(self.at.checked_sub(1)?)
     }
@@ -252,13 +284,15 @@ impl View {
     fn run(
         &mut self,
         terminal: &mut DefaultTerminal,
-        player: &mut Player,
+        player: &mut Player<'_>,
         breakpoints: &Breakpoints,
         stop: &Arc<AtomicBool>,
     ) -> anyhow::Result<()> {
-        player.forward()?;
         while !stop.load(Ordering::Relaxed) {
             terminal.draw(|frame| self.draw(frame, player.current(), player.at))?;
+            if !event::poll(LOOK)? {
+                continue;
+            }
             let Event::Key(key) = event::read()? else { continue };
             if key.kind != KeyEventKind::Press {
                 continue;
@@ -296,15 +330,25 @@ impl View {
     }
 
     /// Goes on until a breakpoint.
-    fn go(
+    fn go<'a>(
         &mut self,
-        player: &mut Player,
+        player: &mut Player<'a>,
         breakpoints: &Breakpoints,
-        step: impl Fn(&mut Player) -> anyhow::Result<bool>,
+        step: impl Fn(&mut Player<'a>) -> anyhow::Result<bool>,
         none: &str,
     ) -> anyhow::Result<()> {
+        if breakpoints.are_none() {
+            "there are no breakpoints: see --break-at, --break-key and --break-where".clone_into(&mut self.note);
+            return Ok(());
+        }
+        let mut searched = 0_usize;
         while step(player)? {
             if player.current().map_or(Ok(false), |step| breakpoints.hit(step))? {
+                return Ok(());
+            }
+            searched += 1;
+            if searched.is_multiple_of(SEARCHED) && event::poll(Duration::ZERO)? {
+                "stopped at a key".clone_into(&mut self.note);
                 return Ok(());
             }
         }

@@ -21,6 +21,7 @@ use crate::steps::Steps;
 use crate::values::{Place, When, rfc3339};
 use crate::wire::{self, Access, Connection};
 
+const WHAT: &str = "give SERVICE STORE KEY, or TOPIC PARTITION:OFFSET";
 /// Records of a tree.
 const NODES_MAX: usize = 10_000;
 /// How long before its manifest a commit's outputs may have been written.
@@ -40,8 +41,17 @@ pub fn run(global: &Global, args: &Why) -> anyhow::Result<()> {
         folders: 0,
     };
     match args.of.as_slice() {
-        [topic, place] => {
-            let place: Place = place.parse().map_err(Usage)?;
+        [service, _] if wire::stores(service).is_ok() => {
+            anyhow::bail!(Usage("KEY is missing: give SERVICE STORE KEY, or TOPIC PARTITION:OFFSET".to_owned()))
+        }
+        [_] | [_, _] => {
+            let (topic, place) = match args.of.as_slice() {
+                [topic, place] => (topic.clone(), place.parse::<Place>().map_err(Usage)?),
+                of => match of[0].parse() {
+                    Ok(When::Record { topic: Some(topic), place }) => (topic, place),
+                    _ => anyhow::bail!(Usage(WHAT.to_owned())),
+                },
+            };
             let partition = TopicPartition::new(topic.as_str(), place.partition);
             anyhow::ensure!(
                 args.at.is_none(),
@@ -63,7 +73,7 @@ pub fn run(global: &Global, args: &Why) -> anyhow::Result<()> {
             anyhow::ensure!(!args.forward, Usage("--forward goes with TOPIC PARTITION:OFFSET".to_owned()));
             tree.entry(service, store, key, args.at.as_ref(), args.depth)?;
         }
-        _ => anyhow::bail!(Usage("give SERVICE STORE KEY, or TOPIC PARTITION:OFFSET".to_owned())),
+        _ => anyhow::bail!(Usage(WHAT.to_owned())),
     }
     if global.json {
         return Ok(output::json(&tree.to_json(0))?);
@@ -176,19 +186,8 @@ impl Tree<'_> {
                 found.push((task, (index, entry), key, value));
             }
         }
-        let exact: Option<Value> = serde_json::from_str(key).ok();
-        if let Some(at) = found.iter().position(|(_, _, shown, _)| Some(shown) == exact.as_ref()) {
-            found = vec![found.swap_remove(at)];
-        }
-        let (task, entry, shown_key, value) = match found.as_slice() {
-            [] => anyhow::bail!("store {store} of service {service} has no entry {key}"),
-            [one] => one.clone(),
-            several => anyhow::bail!(
-                "{} entries have {key} in their key: give one of them whole, such as '{}'",
-                several.len(),
-                several[0].2
-            ),
-        };
+        anyhow::ensure!(!found.is_empty(), "store {store} of service {service} has no entry {key}");
+        let (task, entry, shown_key, value) = queries::only_one(found, |(_, _, shown, _)| shown, key)?;
         let folder = self.fresh();
         let made = past.past(task).why_entry(&entry, &past.moment(&when), &folder).map_err(explained)?;
         let root = self.add(Node {
@@ -257,7 +256,11 @@ impl Tree<'_> {
                     of_task.entry((id.sequence, id.index)).or_default().push(at);
                 }
             }
-            if wanted.is_empty() || self.nodes.len() > NODES_MAX {
+            if wanted.is_empty() {
+                break;
+            }
+            if self.nodes.len() > NODES_MAX {
+                self.cut();
                 break;
             }
             let mut next = Vec::new();
@@ -293,6 +296,7 @@ impl Tree<'_> {
                     next.extend(self.effects(parent, name, &partition, offset)?);
                 }
                 if self.nodes.len() > NODES_MAX {
+                    self.cut();
                     return Ok(());
                 }
             }
@@ -316,6 +320,9 @@ impl Tree<'_> {
         let task = partition.partition;
         let past = self.service(service)?.past(task);
         let Some(effects) = past.effects(partition, offset, &folder).map_err(explained)? else {
+            let line = format!("{service}: has not taken it yet");
+            let at = self.add(Node { shown: json!({"service": service, "taken": false}), line, ..Node::default() });
+            self.nodes[parent].children.push(at);
             return Ok(Vec::new());
         };
         let mut shown =
@@ -363,6 +370,14 @@ impl Tree<'_> {
         self.nodes[at].more = skipped;
         self.nodes[at].children.extend(&found);
         Ok(found)
+    }
+
+    /// Says that there is more.
+    fn cut(&mut self) {
+        let line =
+            format!("... the tree ends here, after {NODES_MAX} records: ask for one of them, or less with --limit");
+        let at = self.add(Node { shown: json!({"cut": true}), line, ..Node::default() });
+        self.nodes[0].children.push(at);
     }
 
     fn to_json(&self, at: usize) -> Value {

@@ -164,7 +164,7 @@ impl Driver {
         while self.tasks[number].uncommitted_records() < end {
             if !self.tasks[number].process_next(&mut Poison::default())? {
                 self.fetch(number);
-                if self.tasks[number].queues().iter().all(|queue| queue.head().is_none()) {
+                if !self.tasks[number].process_next(&mut Poison::default())? {
                     break;
                 }
             }
@@ -302,6 +302,7 @@ impl Driver {
             partitions: self.partitions,
             dead_letter_partitions: self.partitions,
             program: Program::Same,
+            stop: None,
         }
     }
 

@@ -11,8 +11,9 @@
 
 use std::path::Path;
 
-use super::past::{Past, TaskHistory};
-use super::{Commit, Moment, ReplayError, Rerun, Step};
+use super::past::Past;
+use super::{Commit, Moment, RecordPlace, ReplayError, Rerun, Step};
+use crate::log::TopicPartition;
 use crate::store::{Files, Order, Pinned, StoreError, prefix};
 
 /// Behind all keys: none begins with so many of it.
@@ -111,15 +112,24 @@ impl Search<'_> {
     fn run(&self, good: &Moment, bad: &Moment, probe: &mut Probe<'_>) -> Result<Bisected, ReplayError> {
         let mut history = self.past.history()?;
         let (good, bad) = (self.past.way(&mut history, good)?, self.past.way(&mut history, bad)?);
+        drop(history);
         let between = self.snapshots(good.whole, bad.whole, probe)?;
-        let mut walk = self.past.walk(history, between.from, &self.folder.join("commits"))?;
-        while walk.sequence() < between.from && walk.next_commit().is_some() {
-            walk.step_checked()?;
-        }
+        let mut walk = self.past.walk_to(between.from, &self.folder.join("commits"))?;
         let files = walk.rerun.files();
         let mut pins = vec![(walk.sequence(), files.pin())];
-        if !between.from_is_known && probe(&mut pins[0].1)? {
-            return Ok(Bisected::Always);
+        if !between.from_is_known {
+            let holds = match &good.part {
+                None => probe(&mut pins[0].1)?,
+                Some((commit, place, offset)) => {
+                    walk.rerun.up_to(commit, (place, *offset))?;
+                    let holds = probe(&mut walk.rerun)?;
+                    walk.rerun.up_to_step(commit, 0)?;
+                    holds
+                }
+            };
+            if holds {
+                return Ok(Bisected::Always);
+            }
         }
         let last = between.to.unwrap_or(bad.whole);
         while walk.sequence() < last && walk.next_commit().is_some() {
@@ -157,14 +167,12 @@ impl Search<'_> {
         };
         drop(pins);
         drop(walk);
-        let first = self.in_commit(sequence, probe)?;
-        // The earlier moment may be in the middle of the commit, behind what was found.
-        let is_before = |(commit, place, offset): (Commit, _, i64)| {
-            let record = first.step.record.as_ref();
-            commit.manifest.sequence == sequence
-                && record.is_some_and(|record| record.partition == place && record.offset <= offset)
+        let inside = |part: &Option<(Commit, TopicPartition, i64)>| {
+            let (commit, place, offset) = part.clone()?;
+            (commit.manifest.sequence == sequence).then_some((place, offset))
         };
-        Ok(if good.part.is_some_and(is_before) { Bisected::Always } else { Bisected::First(Box::new(first)) })
+        let first = self.in_commit(sequence, (inside(&good.part), inside(&part)), probe)?;
+        Ok(Bisected::First(Box::new(first)))
     }
 
     /// Looks at the snapshots between two commits.
@@ -177,7 +185,7 @@ impl Search<'_> {
         let (mut low, mut high) = (0, known.len());
         while low < high {
             let middle = low + (high - low) / 2;
-            let folder = self.folder.join(format!("snapshot-{middle}"));
+            let folder = self.folder.join(format!("snapshot-{}", known[middle]));
             let found = snapshots.copy_to(self.past.task, known[middle], &folder)?;
             // One that cannot be used is as good as not there.
             if found.is_none_or(|found| found.sequence != known[middle]) {
@@ -196,20 +204,24 @@ impl Search<'_> {
         Ok(between)
     }
 
-    /// Finds the step of a commit: it does not hold before the commit, and holds after it.
-    fn in_commit(&self, sequence: i64, probe: &mut Probe<'_>) -> Result<First, ReplayError> {
-        let history: TaskHistory = self.past.history()?;
-        let mut walk = self.past.walk(history, sequence - 1, &self.folder.join("steps"))?;
-        while walk.sequence() < sequence - 1 && walk.next_commit().is_some() {
-            walk.step_checked()?;
-        }
+    /// Finds the step of a commit: it does not hold before the commit, or right after the first of these records, and holds
+    /// after the commit, or right after the second.
+    fn in_commit(
+        &self,
+        sequence: i64,
+        (good, bad): (Option<RecordPlace>, Option<RecordPlace>),
+        probe: &mut Probe<'_>,
+    ) -> Result<First, ReplayError> {
+        let mut walk = self.past.walk_to(sequence - 1, &self.folder.join("steps"))?;
         let gone = || ReplayError::Impossible(format!("commit {sequence} is no longer in the log"));
         let commit = walk.next_commit().cloned().ok_or_else(gone)?;
-        let manifest = &commit.manifest;
-        let records: i64 = manifest.interleaving.iter().map(|run| run.count).sum();
-        let timers: i64 = manifest.firings.iter().map(|firing| firing.count).sum();
+        let records = walk.rerun.records_of(&commit)?;
+        let number = |of: &Option<RecordPlace>| {
+            let at = records.iter().position(|record| record.is_some() && record == of)?;
+            Some(at + 1)
+        };
         // The end of the commit is a step, too, and the last.
-        let (mut low, mut high) = (0, usize::try_from(records + timers).unwrap_or(0) + 1);
+        let (mut low, mut high) = (number(&good).unwrap_or(0), number(&bad).unwrap_or(records.len() + 1));
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             walk.rerun.up_to_step(&commit, middle)?;
@@ -222,8 +234,6 @@ impl Search<'_> {
         walk.rerun.up_to_step(&commit, 0)?;
         let (mut steps, _) = walk.rerun.commit_by_steps(&commit)?;
         let count = steps.len();
-        // Timers of the wall clock that were due at once are one step, so there may be fewer than was thought.
-        let number = high.min(count);
-        Ok(First { step: steps.swap_remove(number - 1), commit, number, steps: count })
+        Ok(First { step: steps.swap_remove(high - 1), commit, number: high, steps: count })
     }
 }

@@ -45,6 +45,11 @@ pub enum ReplayError {
     /// What it takes is gone, or was never there; it says what.
     #[error("{0}")]
     Impossible(String),
+    #[error("stopped")]
+    Stopped,
+    /// An input record that the task has not come to.
+    #[error("no commit has taken {0} yet")]
+    NotTaken(String),
     /// The manifests of that time were deleted, and no snapshot of it is left.
     #[error("{what}")]
     TooEarly {

@@ -1,6 +1,7 @@
 //! Going back to a moment of a task: from the newest snapshot before it, or from the beginning, through the commits until it.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Commit, History, Remade, ReplayError, Rerun, RerunOptions, Step};
 use crate::log::TopicPartition;
@@ -38,13 +39,14 @@ impl TaskHistory {
 }
 
 /// A task on its way through its commits, each made again.
-pub struct Walk {
+pub struct Walk<'a> {
     commits: History,
     pub rerun: Rerun,
     next: Option<Commit>,
+    stop: Option<&'a AtomicBool>,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// The commit that it stands behind.
     pub fn sequence(&self) -> i64 {
         self.rerun.last().sequence
@@ -57,10 +59,17 @@ impl Walk {
 
     /// Makes the next commit again; `None` at the end.
     pub fn step(&mut self) -> Result<Option<(Commit, Remade)>, ReplayError> {
-        let Some(commit) = self.next.take() else { return Ok(None) };
+        let Some(commit) = self.next()? else { return Ok(None) };
         let remade = self.rerun.commit(&commit)?;
         self.next = self.commits.read()?;
         Ok(Some((commit, remade)))
+    }
+
+    fn next(&mut self) -> Result<Option<Commit>, ReplayError> {
+        match self.stop {
+            Some(stop) if stop.load(Ordering::Relaxed) => Err(ReplayError::Stopped),
+            _ => Ok(self.next.take()),
+        }
     }
 
     /// As `step`, and the commit must come out as it did.
@@ -75,7 +84,7 @@ impl Walk {
 
     /// As `step_checked`, and tells what was done.
     pub fn step_by_steps(&mut self) -> Result<Option<(Commit, Vec<Step>)>, ReplayError> {
-        let Some(commit) = self.next.take() else { return Ok(None) };
+        let Some(commit) = self.next()? else { return Ok(None) };
         let (steps, remade) = self.rerun.commit_by_steps(&commit)?;
         self.rerun.check(&remade, &commit)?;
         self.next = self.commits.read()?;
@@ -91,7 +100,7 @@ pub(super) struct Way {
     pub part: Option<(Commit, TopicPartition, i64)>,
 }
 
-impl Past<'_> {
+impl<'a> Past<'a> {
     /// The task as it was at the moment. `folder` is empty, and the task's from now on.
     ///
     /// Every commit on the way is checked against its manifest.
@@ -100,11 +109,8 @@ impl Past<'_> {
     pub fn at(&self, moment: &Moment, folder: &Path) -> Result<Rerun, ReplayError> {
         let mut history = self.history()?;
         let way = self.way(&mut history, moment)?;
-        let mut walk = self.walk(history, way.whole, folder)?;
-        while walk.sequence() < way.whole && walk.next_commit().is_some() {
-            walk.step_checked()?;
-        }
-        let mut rerun = walk.rerun;
+        drop(history);
+        let mut rerun = self.walk_to(way.whole, folder)?.rerun;
         if let Some((commit, place, offset)) = &way.part {
             rerun.up_to(commit, (place, *offset))?;
         }
@@ -119,12 +125,19 @@ impl Past<'_> {
 
     /// What the task did in commit `sequence`. `folder` is empty.
     pub fn commit_by_steps(&self, sequence: i64, folder: &Path) -> Result<(Commit, Vec<Step>), ReplayError> {
-        let mut walk = self.walk(self.history()?, sequence - 1, folder)?;
-        while walk.sequence() < sequence - 1 && walk.next_commit().is_some() {
+        let gone = || ReplayError::Impossible(format!("commit {sequence} of task {} is not in the log", self.task));
+        let mut walk = self.walk_to(sequence - 1, folder)?;
+        let found = walk.step_by_steps()?;
+        found.filter(|(commit, _)| commit.manifest.sequence == sequence).ok_or_else(gone)
+    }
+
+    /// A walk that stands behind commit `sequence`, or behind the last if there are fewer.
+    pub fn walk_to(&self, sequence: i64, folder: &Path) -> Result<Walk<'a>, ReplayError> {
+        let mut walk = self.walk(self.history()?, sequence, folder)?;
+        while walk.sequence() < sequence && walk.next_commit().is_some() {
             walk.step_checked()?;
         }
-        let gone = || ReplayError::Impossible(format!("commit {sequence} of task {} is not in the log", self.task));
-        walk.step_by_steps()?.ok_or_else(gone)
+        Ok(walk)
     }
 
     /// The task's commits.
@@ -136,12 +149,12 @@ impl Past<'_> {
     }
 
     /// Begins a walk through the commits, from the newest state that is known not to be later than commit `sequence`.
-    pub fn walk(&self, mut history: TaskHistory, sequence: i64, folder: &Path) -> Result<Walk, ReplayError> {
+    pub fn walk(&self, mut history: TaskHistory, sequence: i64, folder: &Path) -> Result<Walk<'a>, ReplayError> {
         let base = self.base(&mut history, sequence, folder)?;
         history.commits.after(base)?;
         let next = history.commits.read()?;
         let rerun = Rerun::open(&self.rerun, self.task, folder, next.as_ref())?;
-        Ok(Walk { commits: history.commits, rerun, next })
+        Ok(Walk { commits: history.commits, rerun, next, stop: self.rerun.stop })
     }
 
     pub(super) fn way(&self, history: &mut TaskHistory, moment: &Moment) -> Result<Way, ReplayError> {
@@ -175,8 +188,7 @@ impl Past<'_> {
                     return Err(ReplayError::Impossible(format!("{} is none of its inputs: {inputs}", place.topic)));
                 }
                 let taken = history.commits.find(|commit| range(commit).is_some_and(|range| *offset < range.end))?;
-                let commit = taken
-                    .ok_or_else(|| ReplayError::Impossible(format!("no commit has taken {place}/{offset} yet")))?;
+                let commit = taken.ok_or_else(|| ReplayError::NotTaken(format!("{place}/{offset}")))?;
                 Ok(Way { whole: commit.manifest.sequence - 1, part: Some((commit, place.clone(), *offset)) })
             }
         }

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use engram_schemas::manifest::{Firing, Manifest};
@@ -16,10 +17,11 @@ use engram_schemas::registry::Registry;
 
 use super::captured::{Captured, Written};
 use super::steps::{Cause, Change, Emitted, Step, TakenRecord};
-use super::{Commit, ReplayError};
+use super::{Commit, RecordPlace, ReplayError};
 use crate::clock::ManualClock;
 use crate::collector::{ClockUse, Traced};
 use crate::dead_letter;
+use crate::errors::ErrorPolicy;
 use crate::log::{Consumer, Log, TopicPartition};
 use crate::manifest::LastCommit;
 use crate::outbox::Outbox;
@@ -34,7 +36,7 @@ const WAIT_MAX: Duration = Duration::from_millis(20);
 /// Longest wait for the log to hand out what it says it has.
 const STALL_MAX: Duration = Duration::from_secs(60);
 /// What each of the task's stores may keep in memory.
-const CACHE_BYTES_MAX: usize = 64 << 20;
+const CACHE_BYTES_MAX: usize = 16 << 20;
 
 /// What a rerun is made of.
 #[derive(Clone, Copy)]
@@ -47,6 +49,8 @@ pub struct RerunOptions<'a> {
     pub partitions: i32,
     pub dead_letter_partitions: i32,
     pub program: Program,
+    /// Looked at before each commit: to leave early.
+    pub stop: Option<&'a AtomicBool>,
 }
 
 /// Whether the program and its configuration are those that made the history.
@@ -77,6 +81,7 @@ pub struct Rerun {
     /// Reads the inputs, in the order of `Service::inputs`.
     reader: Box<dyn Consumer>,
     poison: Poison,
+    errors: ErrorPolicy,
     program: Program,
     /// The commit that it stands behind.
     last: LastCommit,
@@ -163,7 +168,8 @@ impl Rerun {
         let task = Task::open(options.service, task, &positions, files, &task_options)?;
         let (program, poison) = (options.program, Poison::default());
         let outputs = options.service.outputs.iter().map(|output| output.topic.clone()).collect();
-        Ok(Self { task, clock, captured, reader, poison, program, last, steps: None, outputs })
+        let errors = options.service.errors.clone();
+        Ok(Self { task, clock, captured, reader, poison, errors, program, last, steps: None, outputs })
     }
 
     /// The commit that it stands behind.
@@ -189,13 +195,22 @@ impl Rerun {
     fn make_again(&mut self, commit: &Commit) -> Result<Remade, ReplayError> {
         self.run(commit, Until::End)?;
         let clock = self.task.clock_use();
-        let prepared = self.task.prepare_commit()?.ok_or_else(|| strayed(commit, "it has taken nothing"))?;
+        let prepared = match self.task.prepare_commit()? {
+            Some(prepared) => prepared,
+            // One of timers alone, which this program does not set.
+            None if self.program == Program::Other => {
+                self.last.sequence = commit.manifest.sequence;
+                return Ok(Remade { manifest: commit.manifest.clone(), written: self.captured.take(), clock });
+            }
+            None => return Err(strayed(commit, "it has taken nothing")),
+        };
         self.step(Cause::Commit, None)?;
         let end = commit.manifest.changelog.first().map_or(0, |changelog| changelog.end);
         self.task.files().apply(prepared.changes, end)?;
         self.task.committed();
         self.last = LastCommit {
-            sequence: prepared.manifest.sequence,
+            // Its own count may be behind, see above.
+            sequence: commit.manifest.sequence,
             digest: prepared.manifest.digest.as_slice().try_into().expect("a digest has 16 bytes"),
             stream_time: self.task.stream_time(),
         };
@@ -217,7 +232,18 @@ impl Rerun {
         })
     }
 
-    /// The outputs so far of a commit that was run `up_to` somewhere.
+    /// The records that a commit takes, in order, `None` for timers: its steps until its end. Nothing of it stays.
+    pub fn records_of(&mut self, commit: &Commit) -> Result<Vec<Option<RecordPlace>>, ReplayError> {
+        self.steps = Some(Steps::default());
+        let run = metrics::with_local_recorder(&metrics::NoopRecorder, || self.run(commit, Until::End));
+        let steps = self.steps.take().unwrap_or_default().list;
+        run?;
+        self.begin_again(&commit.manifest)?;
+        let place = |record: TakenRecord| (record.partition, record.offset);
+        Ok(steps.into_iter().map(|step| step.record.map(place)).collect())
+    }
+
+    /// What it has written so far of a commit that was run `up_to` somewhere, dead letters and retries too.
     pub fn uncommitted(&self) -> Vec<Written> {
         self.captured.from(0)
     }
@@ -245,7 +271,8 @@ impl Rerun {
     fn run(&mut self, commit: &Commit, until: Until<'_>) -> Result<(), ReplayError> {
         let manifest = &commit.manifest;
         let previous = (self.last.sequence + 1, self.last.digest.as_slice());
-        if self.program == Program::Same && (manifest.sequence, manifest.previous_digest.as_slice()) != previous {
+        let is_same = self.program == Program::Other || manifest.previous_digest.as_slice() == previous.1;
+        if manifest.sequence != previous.0 || !is_same {
             let found = format!(
                 "commit {} does not go on from where the replay is, behind commit {} with digest {}",
                 manifest.sequence,
@@ -360,13 +387,16 @@ impl Rerun {
 
     /// The worker knew of this record that it could not be processed. Another program may process what this one could not.
     fn set_aside(&mut self, source: usize, offset: i64, cause: &str) {
-        let cause = match cause {
-            "unavailable" => "unavailable",
-            "commit-fails" => "commit-fails",
+        let ErrorPolicy { on_reject, on_unavailable, .. } = self.errors;
+        let (cause, action) = match cause {
+            "unavailable" => ("unavailable", on_unavailable.unwrap_or(on_reject)),
+            "commit-fails" => ("commit-fails", on_reject),
             _ if self.program == Program::Other => return,
-            _ => "set-aside",
+            "panic" => ("panic", on_reject),
+            "output-too-large" => ("output-too-large", on_reject),
+            _ => ("set-aside", on_reject),
         };
-        self.poison.was_condemned(&self.task.queues()[source].partition, offset, cause);
+        self.poison.was_condemned(&self.task.queues()[source].partition, offset, cause, action);
     }
 
     /// Fires one timer, if one is due. Those by the wall clock at once have one time, and are fired together.

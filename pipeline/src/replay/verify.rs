@@ -150,10 +150,12 @@ pub fn run_again(
 ) -> Result<Verified, ReplayError> {
     let made = at_once(tasks, |past| -> Result<Verified, ReplayError> {
         let mut made = Verified::default();
-        let Some(mut walk) = begin(past, times, &folder.join(past.task.to_string()))? else { return Ok(made) };
+        let Some((first, mut walk)) = begin(past, times, &folder.join(past.task.to_string()))? else {
+            return Ok(made);
+        };
         while walk.next_commit().is_some_and(|commit| commit.time_ms <= times.to_ms) {
             let (commit, remade) = walk.step()?.expect("there is a next one");
-            if commit.time_ms < times.from_ms {
+            if commit.manifest.sequence < first {
                 continue;
             }
             made.count(&commit);
@@ -203,11 +205,13 @@ impl Verified {
     }
 }
 
-/// A walk that comes to the first commit in that time. `None`: there is none.
-fn begin(past: &Past<'_>, times: Times, folder: &Path) -> Result<Option<Walk>, ReplayError> {
+/// The first commit in that time, and a walk that comes to it. `None`: there is none. Those that follow it count, whatever the
+/// time in their manifests: a task may move to a machine whose clock is behind.
+fn begin<'a>(past: &Past<'a>, times: Times, folder: &Path) -> Result<Option<(i64, Walk<'a>)>, ReplayError> {
     let mut history = past.history()?;
     let Some(first) = history.commits.find(|commit| commit.time_ms >= times.from_ms)? else { return Ok(None) };
-    past.walk(history, first.manifest.sequence - 1, folder).map(Some)
+    let first = first.manifest.sequence;
+    Ok(Some((first, past.walk(history, first - 1, folder)?)))
 }
 
 /// Makes a task's commits again until one comes out otherwise. No `Expected`: there are none in that time.
@@ -218,18 +222,15 @@ fn make_again(
     visit: impl Fn(&Commit, &Remade) -> bool,
 ) -> Result<(Verified, Option<Expected>), ReplayError> {
     let mut verified = Verified::default();
-    let Some(mut walk) = begin(past, times, folder)? else { return Ok((verified, None)) };
-    let mut made = Expected { first: 0, commits: Vec::new(), outputs: Vec::new(), strayed: None };
+    let Some((first, mut walk)) = begin(past, times, folder)? else { return Ok((verified, None)) };
+    let mut made = Expected { first, commits: Vec::new(), outputs: Vec::new(), strayed: None };
     let service = past.rerun.service;
     while let Some(commit) = walk.next_commit().cloned() {
         if commit.time_ms > times.to_ms {
             break;
         }
-        let counts = commit.time_ms >= times.from_ms;
+        let counts = commit.manifest.sequence >= first;
         if counts {
-            if made.commits.is_empty() {
-                made.first = commit.manifest.sequence;
-            }
             made.commits.push((commit.time_ms, made.outputs.len()));
         }
         let checked = walk.step().and_then(|step| {

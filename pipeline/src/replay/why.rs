@@ -9,6 +9,8 @@ use std::path::Path;
 
 use super::{Cause, Commit, MadeOf, Moment, Past, ReplayError, Step, TakenRecord, Walk, made_of};
 use crate::log::TopicPartition;
+use crate::snapshot::SnapshotError;
+use crate::store::{Files, prefix};
 
 /// Of what an output has read besides, at most so many entries are told.
 const READ_MAX: usize = 10;
@@ -55,12 +57,12 @@ impl Writers {
     }
 }
 
-/// The record that a step is about: its own or, of a timer or a commit's end, the one before it.
 fn place(record: &TakenRecord) -> RecordPlace {
     (record.partition.clone(), record.offset)
 }
 
-/// Runs the steps of a commit, each with the last record until it.
+/// Visits the steps of a commit, each with the record that it is about: its own or, of a timer or a commit's end, the last
+/// before it.
 fn each_step(
     steps: &[Step],
     last: &mut Option<RecordPlace>,
@@ -74,12 +76,13 @@ fn each_step(
     }
 }
 
-impl Past<'_> {
+impl<'a> Past<'a> {
     /// What an entry was made of, at a moment. `folder` is empty.
     pub fn why_entry(&self, entry: &EntryKey, moment: &Moment, folder: &Path) -> Result<Made, ReplayError> {
         let mut history = self.history()?;
         let way = self.way(&mut history, moment)?;
-        let (mut walk, begins_at) = self.before(entry, way.whole, folder)?;
+        let (mut walk, there) = self.before(&BTreeSet::from([entry.clone()]), way.whole, folder)?;
+        let begins_at = there.contains(entry).then(|| walk.sequence());
         let (mut writers, mut last) = (Writers::new([entry.clone()]), None);
         while walk.sequence() < way.whole
             && let Some((_, steps)) = walk.step_by_steps()?
@@ -108,7 +111,6 @@ impl Past<'_> {
         let mut walk = self.walk_to(first - 1, &folder.join("outputs"))?;
         // Entries that outputs tell of, and the last of their commits: their past is followed in a second walk.
         let mut entries: BTreeMap<(i64, usize), EntryKey> = BTreeMap::new();
-        let mut last = None;
         while let Some(commit) = walk.next_commit() {
             let sequence = commit.manifest.sequence;
             if wanted.range((sequence, 0)..).next().is_none() {
@@ -122,7 +124,8 @@ impl Past<'_> {
             for &(_, index) in wanted.range((sequence, 0)..(sequence + 1, 0)) {
                 let missing = || ReplayError::Impossible(format!("commit {sequence} has no output {index}"));
                 let MadeOf { steps: made, entry } = made_of(&steps, index).ok_or_else(missing)?;
-                let mut of = Vec::new();
+                // What came before the commit's first record is made of none that is known here.
+                let (mut of, mut last) = (Vec::new(), None);
                 each_step(&steps, &mut last, |at, _, last| {
                     if made.contains(&at) {
                         of.extend(last.filter(|last| of.last() != Some(*last)).cloned());
@@ -148,18 +151,10 @@ impl Past<'_> {
         folder: &Path,
     ) -> Result<(), ReplayError> {
         let Some((&(first, _), _)) = entries.first_key_value() else { return Ok(()) };
-        let keys: BTreeSet<&EntryKey> = entries.values().collect();
-        // The newest state in which none of them is there yet.
-        let mut begin: Option<(Walk, Option<i64>)> = None;
-        for (number, key) in keys.iter().enumerate() {
-            let known = begin.as_ref().map_or(first - 1, |(walk, _)| walk.sequence());
-            let (walk, begins_at) = self.before(key, known, &folder.join(number.to_string()))?;
-            if begin.as_ref().is_none_or(|(known, _)| walk.sequence() <= known.sequence()) {
-                begin = Some((walk, begins_at));
-            }
-        }
-        let Some((mut walk, begins_at)) = begin else { return Ok(()) };
-        let mut writers = Writers::new(keys.into_iter().cloned());
+        let keys: BTreeSet<EntryKey> = entries.values().cloned().collect();
+        let (mut walk, there) = self.before(&keys, first - 1, folder)?;
+        let begins_at = walk.sequence();
+        let mut writers = Writers::new(keys);
         let mut last = None;
         while let Some(sequence) = walk.next_commit().map(|commit| commit.manifest.sequence) {
             if entries.range((sequence, 0)..).next().is_none() {
@@ -179,51 +174,77 @@ impl Past<'_> {
                 writers.step(step, last);
                 for (_, id, key) in ids.iter().filter(|(step, ..)| *step == at) {
                     let now = writers.of.get(*key).filter(|now| !now.is_empty());
-                    let of = now.or_else(|| before.as_ref()?.get(*key));
-                    if let (Some(of), Some(made)) = (of, found.get_mut(*id)) {
+                    let of = now.or_else(|| before.as_ref()?.get(*key).filter(|before| !before.is_empty()));
+                    let Some(made) = found.get_mut(*id) else { continue };
+                    // A tombstone is made of what its commit has done.
+                    if let Some(of) = of {
                         made.of.clone_from(of);
-                        made.begins_at = begins_at;
                     }
+                    made.begins_at = there.contains(*key).then_some(begins_at);
                 }
             });
         }
         Ok(())
     }
 
-    /// A walk that stands where an entry is not there, as near to commit `whole` as a snapshot allows, and else at the
-    /// earliest state there is: then the second says behind which commit that is.
-    fn before(&self, entry: &EntryKey, whole: i64, folder: &Path) -> Result<(Walk, Option<i64>), ReplayError> {
+    /// A walk that stands where none of these entries is there, as near to commit `whole` as a snapshot allows, or else at the
+    /// earliest state there is; then those that are there already are told.
+    fn before(
+        &self,
+        entries: &BTreeSet<EntryKey>,
+        whole: i64,
+        folder: &Path,
+    ) -> Result<(Walk<'a>, BTreeSet<EntryKey>), ReplayError> {
         let mut sequences = match self.snapshots {
             Some(snapshots) => snapshots.of(self.task).sequences()?,
             None => Vec::new(),
         };
         sequences.retain(|&sequence| sequence <= whole);
         sequences.sort_unstable_by_key(|&sequence| std::cmp::Reverse(sequence));
-        let mut oldest = None;
-        for (number, sequence) in sequences.iter().enumerate() {
-            let mut walk = self.walk(self.history()?, *sequence, &folder.join(format!("before-{number}")))?;
-            if walk.rerun.store(entry.0).get(&entry.1)?.is_none() {
-                return Ok((walk, None));
+        let begin = |sequence: i64| self.walk(self.history()?, sequence, &folder.join(format!("from-{sequence}")));
+        for &sequence in &sequences {
+            let Some(snapshots) = self.snapshots else { break };
+            let look = folder.join(format!("look-{sequence}"));
+            let found = snapshots.copy_to(self.task, sequence, &look)?;
+            if found.is_none_or(|found| found.sequence != sequence) {
+                continue;
             }
-            oldest = Some(walk);
-        }
-        match (self.walk(self.history()?, 0, &folder.join("beginning")), oldest) {
-            (Ok(walk), _) => Ok((walk, None)),
-            (Err(ReplayError::TooEarly { .. }), Some(oldest)) => {
-                let begins_at = oldest.sequence();
-                Ok((oldest, Some(begins_at)))
+            let is_there = {
+                let files = Files::open_read_only(&look)?;
+                let there = entries.iter().map(|(store, key)| files.get(&[&[prefix(*store)], key.as_slice()].concat()));
+                there.collect::<Result<Vec<_>, _>>()?.iter().any(Option::is_some)
+            };
+            // Large, and of no use any more.
+            std::fs::remove_dir_all(&look).map_err(SnapshotError::disk(format!("remove {}", look.display())))?;
+            if !is_there {
+                match begin(sequence) {
+                    Ok(walk) => return Ok((walk, BTreeSet::new())),
+                    Err(ReplayError::TooEarly { .. }) => break,
+                    Err(error) => return Err(error),
+                }
             }
-            (Err(error), _) => Err(error),
         }
-    }
-
-    /// A walk that stands behind commit `sequence`.
-    pub fn walk_to(&self, sequence: i64, folder: &Path) -> Result<Walk, ReplayError> {
-        let mut walk = self.walk(self.history()?, sequence, folder)?;
-        while walk.sequence() < sequence && walk.next_commit().is_some() {
-            walk.step_checked()?;
+        match begin(0) {
+            Ok(walk) => Ok((walk, BTreeSet::new())),
+            Err(ReplayError::TooEarly { what, earliest_ms }) => {
+                for &sequence in sequences.iter().rev() {
+                    let mut walk = match begin(sequence) {
+                        Ok(walk) => walk,
+                        Err(ReplayError::TooEarly { .. }) => continue,
+                        Err(error) => return Err(error),
+                    };
+                    let mut there = BTreeSet::new();
+                    for entry in entries {
+                        if walk.rerun.store(entry.0).get(&entry.1)?.is_some() {
+                            there.insert(entry.clone());
+                        }
+                    }
+                    return Ok((walk, there));
+                }
+                Err(ReplayError::TooEarly { what, earliest_ms })
+            }
+            Err(error) => Err(error),
         }
-        Ok(walk)
     }
 }
 
@@ -258,7 +279,7 @@ impl Past<'_> {
         let mut history = self.history()?;
         let way = match self.way(&mut history, &Moment::Record(place.clone(), offset)) {
             Ok(way) => way,
-            Err(ReplayError::Impossible(_)) => return Ok(None),
+            Err(ReplayError::NotTaken(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
         let (commit, mut steps) = self.commit_by_steps(way.whole + 1, folder)?;

@@ -111,7 +111,10 @@ impl Snapshots {
                     tracing::warn!(snapshot = key, error = %chain(&error), "snapshot not used; trying the one before it");
                 }
             }
-            let clear = || std::fs::remove_dir_all(folder);
+            let clear = || match std::fs::remove_dir_all(folder) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                outcome => outcome,
+            };
             clear().map_err(SnapshotError::disk(format!("empty {}", folder.display())))?;
         }
         Ok(None)

@@ -197,7 +197,7 @@ fn looks(engram: &Engram, random: &mut StdRng) -> anyhow::Result<Line> {
         .collect();
     anyhow::ensure!(!ends.is_empty(), "there are no events");
     let mut took = Vec::new();
-    for _ in 0..LOOKS {
+    while took.len() < LOOKS {
         let (partition, end) = ends[random.random_range(0..ends.len())];
         let offset = random.random_range(0..=end);
         let at = format!("{partition}:{offset}");
@@ -206,6 +206,9 @@ fn looks(engram: &Engram, random: &mut StdRng) -> anyhow::Result<Line> {
         let (event, _) = engram.json(&["consume", "activity.events", "--from", &place, "--to", &to])?;
         let event = event.iter().find(|event| event["partition"] == partition).context("an event")?;
         let (time, user) = (event["value"]["time"].as_i64().unwrap_or(0), event["key"].clone());
+        if user == PLANTED_USER {
+            continue;
+        }
         let start = time - time.rem_euclid(60_000);
         let key = json!({"dimension": "user", "key": user, "window_start": start, "source": ""}).to_string();
         let (found, look) = engram.json(&["state", "get", "activity", "windows", &key, "--at", &at])?;
