@@ -263,15 +263,17 @@ fn forks_go_their_own_way(
     let new = folder.join("fork");
     let data = engram.data().display().to_string();
     let at = event.place();
-    let source = ["fork", "--at", &at, "--of", &data];
+    let source = match brokers {
+        Some(brokers) => ["--brokers", brokers],
+        None => ["--of", &data],
+    };
+    let args = [&["fork", "--at", &at][..], &source].concat();
     let fork = Engram::embedded(&new);
-    let args: Vec<&str> =
-        source.into_iter().chain(brokers.iter().flat_map(|brokers| ["--brokers", *brokers])).collect();
     fork.run(&args);
     assert!(fork.fails(1, &args).contains("not empty"));
     assert!(!folder.join("fork.partial").exists());
     let elsewhere = Engram::embedded(&folder.join("none"));
-    let of_output = [&["fork", "--at", "activity.windows/0/0"], &args[3..]].concat();
+    let of_output = [&["fork", "--at", "activity.windows/0/0"][..], &source].concat();
     assert!(elsewhere.fails(1, &of_output).contains("no input"));
     assert!(elsewhere.fails(1, &["fork", "--of", "/nowhere"]).contains("--of or --brokers"));
     let copied = inputs(&fork);

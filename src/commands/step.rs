@@ -411,7 +411,7 @@ mod tests {
             "changes": [{"store": "counts", "key": "ada", "before": 1, "after": 2}],
             "outputs": [{"topic": "out", "key": "ada", "value": 2}],
         });
-        let mut terminal = Terminal::new(TestBackend::new(90, 14)).expect("a screen");
+        let mut terminal = Terminal::new(TestBackend::new(110, 14)).expect("a screen");
         let view = View { service: "counting".to_owned(), task: 1, note: String::new(), scrolled: 0 };
         terminal.draw(|frame| view.draw(frame, Some(&step), 5)).expect("drawn");
         let screen = terminal.backend().to_string();
