@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use support::activity::seeded;
 use support::engram::Engram;
-use support::git_sample::{counts_from_git_log, generate};
+use support::git_sample::counts_from_git_log;
 use support::kafka::Kafka;
 
 const DAY_MS: i64 = 86_400_000;
@@ -355,15 +355,7 @@ fn bytes_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn look_back(engram: &Engram, brokers: Option<&str>, folder: &Path) {
     let mut random = seeded();
-    for part in ["one", "two"] {
-        let repository = folder.join(part);
-        generate(&repository, COMMITS, random.random());
-        engram.run(&["ingest", "git", &repository.display().to_string()]);
-        engram.catch_up();
-        if part == "one" {
-            engram.run(&["snapshot", "create", "activity"]);
-        }
-    }
+    engram.ingest_in_parts(folder, COMMITS, &mut random);
     let events = inputs(engram);
     let (topics, services, files) =
         (engram.run(&["topics", "--json"]), engram.run(&["services", "--json"]), bytes_below(engram.data()));

@@ -11,7 +11,6 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use support::activity::seeded;
 use support::engram::Engram;
-use support::git_sample::generate;
 use support::kafka::Kafka;
 
 const DAY_MS: i64 = 86_400_000;
@@ -155,15 +154,7 @@ fn verified(engram: &Engram, folder: &Path) {
 /// Two parts of a history with a snapshot between them, each in many commits.
 fn walk(engram: &Engram, folder: &Path) {
     let mut random = seeded();
-    for part in ["one", "two"] {
-        let repository = folder.join(part);
-        generate(&repository, COMMITS, random.random());
-        engram.run(&["ingest", "git", &repository.display().to_string()]);
-        engram.catch_up();
-        if part == "one" {
-            engram.run(&["snapshot", "create", "activity"]);
-        }
-    }
+    engram.ingest_in_parts(folder, COMMITS, &mut random);
     let inputs = inputs(engram);
     let before = engram.run(&["topics", "--json"]);
     at_records(engram, &inputs, &mut random);

@@ -8,12 +8,13 @@ use anyhow::Context as _;
 use engram_connectors::http::StoreQuery;
 use engram_pipeline::clock::Clock;
 use engram_pipeline::log::TopicPartition;
-use engram_pipeline::store::{self, Order, Query, StoreSpec};
+use engram_pipeline::replay::State;
+use engram_pipeline::store::{self, Query, StoreSpec};
 use engram_pipeline::{changelog, directory};
 use serde_json::{Value, json};
 
 use super::stop_flag;
-use crate::cli::{At, Global, Stale, State};
+use crate::cli::{At, Global, Stale, State as Command};
 use crate::fork::{self, Part};
 use crate::output;
 use crate::past::PastService;
@@ -21,19 +22,16 @@ use crate::queries::{self, Wanted};
 use crate::values::When;
 use crate::wire::{self, Access, Connection};
 
-/// Behind all keys: none begins with so many of it.
-const END: [u8; 64] = [0xff; 64];
-
-pub fn run(global: &Global, command: &State) -> anyhow::Result<()> {
+pub fn run(global: &Global, command: &Command) -> anyhow::Result<()> {
     match command {
-        State::List { service } => list(global, service.as_deref()),
-        State::Get { service, store, key, stale, at } => {
+        Command::List { service } => list(global, service.as_deref()),
+        Command::Get { service, store, key, stale, at } => {
             let wanted = Question { service, store, key: Some(key), limit: usize::MAX };
             let found = entries(global, &wanted, *stale, at)?;
             anyhow::ensure!(!found.is_empty(), "store {store} of service {service} has no entry {key}");
             print(global, &[queries::only_one(found, |(shown, _)| shown, key)?])
         }
-        State::Range { service, store, key, limit, stale, at } => {
+        Command::Range { service, store, key, limit, stale, at } => {
             let wanted = Question { service, store, key: key.as_deref(), limit: *limit };
             let found = entries(global, &wanted, *stale, at)?;
             print(global, &found)
@@ -149,12 +147,12 @@ fn past_entries(
     let mut found = Vec::new();
     for task in tasks.filter(|task| wanted.partitions.contains(task)) {
         let mut past = service.at(task, when)?;
-        let stored = past.rerun.store(index);
+        let state: &mut dyn State = &mut past.rerun;
         if let Some(at) = &wanted.key {
-            found.extend(stored.get(at)?.map(|value| (store.describe)(at, value)));
+            found.extend(state.get(index, at)?.map(|value| (store.describe)(at, &value)));
             continue;
         }
-        stored.range(&[], &END, Order::Ascending, |key_found, value| {
+        state.visit(index, &mut |key_found, value| {
             let entry = (store.describe)(key_found, value);
             if question.key.is_none_or(|wanted| queries::matches(&entry.0, wanted)) {
                 found.push(entry);

@@ -6,8 +6,11 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rand::RngExt as _;
+use rand::rngs::StdRng;
 use serde_json::Value;
 
+use super::git_sample::generate;
 use super::wait_until;
 
 /// Longer than any command of the tests takes.
@@ -114,6 +117,20 @@ impl Engram {
     #[track_caller]
     pub fn catch_up(&self) {
         self.run(&["up", "--http", "127.0.0.1:0", "--exit-when-idle", "1"]);
+    }
+
+    /// Ingests and processes two generated repositories, one after the other, with a snapshot of the activity service between.
+    #[track_caller]
+    pub fn ingest_in_parts(&self, folder: &Path, commits: usize, random: &mut StdRng) {
+        for part in ["one", "two"] {
+            let repository = folder.join(part);
+            generate(&repository, commits, random.random());
+            self.run(&["ingest", "git", &repository.display().to_string()]);
+            self.catch_up();
+            if part == "one" {
+                self.run(&["snapshot", "create", "activity"]);
+            }
+        }
     }
 }
 
