@@ -80,10 +80,19 @@ pub const CONTRACT: &[Subject] = &[
     of::<crate::activity::WindowDelta>("engram-activity-repartition", "key"),
     of::<crate::activity::TaskClock>("engram-activity-repartition", "source"),
     of::<crate::graph::RelationCreated>("graph.events", "workspace"),
+    of::<crate::document::Edit>("document.edits", "document"),
+    of::<crate::document::SequencedEdit>("document.sequenced", "document"),
+    of::<crate::document::DocumentState>("document.state", "document"),
+    of::<crate::document::EditConflict>("document.conflicts", "document"),
+    of::<crate::document::EditRejected>("document.rejects", "document"),
+    of::<crate::presence::SessionSeen>("presence.events", "document"),
+    of::<crate::presence::SessionLeft>("presence.events", "document"),
+    of::<crate::presence::Presence>("presence.current", "document"),
     of::<crate::dead_letter::DeadLetter>("dead-letters", "topic"),
     of::<crate::operations::ServiceInstance>("services.registry", "service"),
     of::<crate::dead_letter::LetterReplayed>("dead-letters.replays", "topic"),
     of::<crate::manifest::Manifest>("engram-activity-manifests", "service"),
+    of::<crate::manifest::Manifest>("engram-collaboration-manifests", "service"),
 ];
 
 const fn of<E: Event>(topic: &'static str, key: &'static str) -> Subject {

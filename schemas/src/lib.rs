@@ -3,7 +3,7 @@
 //!
 //! In the order in which a record meets it: `registry` knows the schemas, `codec` reads and writes events one by one,
 //! `columnar` reads them into Arrow batches. The `.avsc` files in `schemas/avsc` are the source of truth; the structs of
-//! `activity`, `graph`, `dead_letter`, `manifest` and `operations` are checked against them by `tests/contract.rs`.
+//! the modules below `event` are checked against them by `tests/contract.rs`.
 
 pub mod compatibility;
 pub mod registry;
@@ -17,9 +17,11 @@ pub mod event;
 
 pub mod activity;
 pub mod dead_letter;
+pub mod document;
 pub mod graph;
 pub mod manifest;
 pub mod operations;
+pub mod presence;
 
 mod bounds;
 mod intern;

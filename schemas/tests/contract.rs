@@ -8,9 +8,11 @@ use engram_schemas::activity::{Interaction, Session, TaskClock, WindowCount, Win
 use engram_schemas::codec::{Decoder, Encoder, json_to_avro};
 use engram_schemas::compatibility::{Level, check};
 use engram_schemas::dead_letter::{DeadLetter, LetterReplayed};
+use engram_schemas::document::{DocumentState, Edit, EditConflict, EditRejected, SequencedEdit};
 use engram_schemas::graph::RelationCreated;
 use engram_schemas::manifest::Manifest;
 use engram_schemas::operations::ServiceInstance;
+use engram_schemas::presence::{Presence, SessionLeft, SessionSeen};
 use engram_schemas::registry::Registry;
 use engram_schemas::registry::memory::MemoryRegistry;
 use engram_schemas::{CONTRACT, Event, SchemaId, wire};
@@ -164,6 +166,22 @@ fn evolved_events_are_read() {
 #[test]
 fn relations_keep_their_bytes() {
     golden::<RelationCreated>();
+}
+
+#[test]
+fn documents_keep_their_bytes() {
+    golden::<Edit>();
+    golden::<SequencedEdit>();
+    golden::<DocumentState>();
+    golden::<EditConflict>();
+    golden::<EditRejected>();
+}
+
+#[test]
+fn presence_keeps_its_bytes() {
+    golden::<SessionSeen>();
+    golden::<SessionLeft>();
+    golden::<Presence>();
 }
 
 #[test]
