@@ -14,6 +14,7 @@ pub mod columnar;
 pub mod json;
 
 pub mod event;
+pub mod yjs;
 
 pub mod activity;
 pub mod dead_letter;
