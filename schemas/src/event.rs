@@ -30,6 +30,12 @@ pub enum Invalid {
     Empty(&'static str),
     #[error("field {0:?} is not a time between the years 1 and 9999: {1} ms")]
     Time(&'static str, i64),
+    #[error("field {0:?} is longer than {1} {2}")]
+    TooLong(&'static str, usize, &'static str),
+    #[error("field {0:?} has more than {1} entries")]
+    TooMany(&'static str, usize),
+    #[error("field {field:?} is {found:?}, not one of {}", .known.join(", "))]
+    NotOneOf { field: &'static str, found: String, known: &'static [&'static str] },
 }
 
 impl Invalid {
@@ -39,6 +45,9 @@ impl Invalid {
             Self::NotFinite(_) => "not-finite",
             Self::Empty(_) => "empty-field",
             Self::Time(..) => "time-out-of-range",
+            Self::TooLong(..) => "too-long",
+            Self::TooMany(..) => "too-many",
+            Self::NotOneOf { .. } => "unknown-value",
         }
     }
 }
@@ -57,6 +66,33 @@ pub(crate) fn check_filled(field: &'static str, text: &str) -> Result<(), Invali
 pub(crate) fn check_finite(field: &'static str, number: f64) -> Result<(), Invalid> {
     if number.is_finite() { Ok(()) } else { Err(Invalid::NotFinite(field)) }
 }
+
+/// Characters, as Unicode counts them.
+pub(crate) fn check_chars(field: &'static str, text: &str, most: usize) -> Result<(), Invalid> {
+    // No text has more characters than bytes: most need not be counted.
+    if text.len() > most && text.chars().nth(most).is_some() {
+        return Err(Invalid::TooLong(field, most, "characters"));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_bytes(field: &'static str, text: &str, most: usize) -> Result<(), Invalid> {
+    if text.len() > most { Err(Invalid::TooLong(field, most, "bytes")) } else { Ok(()) }
+}
+
+pub(crate) fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), Invalid> {
+    if count > most { Err(Invalid::TooMany(field, most)) } else { Ok(()) }
+}
+
+pub(crate) fn check_one_of(field: &'static str, text: &str, known: &'static [&'static str]) -> Result<(), Invalid> {
+    if known.contains(&text) {
+        return Ok(());
+    }
+    Err(Invalid::NotOneOf { field, found: text.chars().take(FOUND_CHARS_MAX).collect(), known })
+}
+
+/// Of a wrong value, as much as its refusal repeats.
+const FOUND_CHARS_MAX: usize = 60;
 
 /// An event type that a topic takes.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +116,19 @@ pub const CONTRACT: &[Subject] = &[
     of::<crate::activity::WindowDelta>("engram-activity-repartition", "key"),
     of::<crate::activity::TaskClock>("engram-activity-repartition", "source"),
     of::<crate::graph::RelationCreated>("graph.events", "workspace"),
+    of::<crate::graph::RelationModified>("graph.events", "workspace"),
+    of::<crate::graph::RelationDeleted>("graph.events", "workspace"),
+    of::<crate::graph::Relation>("graph.current", "workspace"),
+    of::<crate::graph::GraphConflict>("graph.conflicts", "workspace"),
+    of::<crate::memory::MemoryCreated>("memory.events", "workspace"),
+    of::<crate::memory::MemoryFieldEdited>("memory.events", "workspace"),
+    of::<crate::memory::MemoryTagAdded>("memory.events", "workspace"),
+    of::<crate::memory::MemoryTagRemoved>("memory.events", "workspace"),
+    of::<crate::memory::MemoryMetadataSet>("memory.events", "workspace"),
+    of::<crate::memory::MemoryDeleted>("memory.events", "workspace"),
+    of::<crate::memory::MemoryRestored>("memory.events", "workspace"),
+    of::<crate::memory::MemoryEmbeddingUpdated>("memory.events", "workspace"),
+    of::<crate::memory::Memory>("memory.current", "workspace"),
     of::<crate::document::Edit>("document.edits", "document"),
     of::<crate::document::SequencedEdit>("document.sequenced", "document"),
     of::<crate::document::DocumentState>("document.state", "document"),

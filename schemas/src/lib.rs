@@ -21,6 +21,7 @@ pub mod dead_letter;
 pub mod document;
 pub mod graph;
 pub mod manifest;
+pub mod memory;
 pub mod operations;
 pub mod presence;
 

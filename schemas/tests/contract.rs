@@ -9,8 +9,12 @@ use engram_schemas::codec::{Decoder, Encoder, json_to_avro};
 use engram_schemas::compatibility::{Level, check};
 use engram_schemas::dead_letter::{DeadLetter, LetterReplayed};
 use engram_schemas::document::{DocumentState, Edit, EditConflict, EditRejected, SequencedEdit};
-use engram_schemas::graph::RelationCreated;
+use engram_schemas::graph::{GraphConflict, Relation, RelationCreated, RelationDeleted, RelationModified};
 use engram_schemas::manifest::Manifest;
+use engram_schemas::memory::{
+    Memory, MemoryCreated, MemoryDeleted, MemoryEmbeddingUpdated, MemoryFieldEdited, MemoryMetadataSet, MemoryRestored,
+    MemoryTagAdded, MemoryTagRemoved,
+};
 use engram_schemas::operations::ServiceInstance;
 use engram_schemas::presence::{Presence, SessionLeft, SessionSeen};
 use engram_schemas::registry::Registry;
@@ -166,6 +170,23 @@ fn evolved_events_are_read() {
 #[test]
 fn relations_keep_their_bytes() {
     golden::<RelationCreated>();
+    golden::<RelationModified>();
+    golden::<RelationDeleted>();
+    golden::<Relation>();
+    golden::<GraphConflict>();
+}
+
+#[test]
+fn memories_keep_their_bytes() {
+    golden::<MemoryCreated>();
+    golden::<MemoryFieldEdited>();
+    golden::<MemoryTagAdded>();
+    golden::<MemoryTagRemoved>();
+    golden::<MemoryMetadataSet>();
+    golden::<MemoryDeleted>();
+    golden::<MemoryRestored>();
+    golden::<MemoryEmbeddingUpdated>();
+    golden::<Memory>();
 }
 
 #[test]

@@ -100,6 +100,7 @@ impl<'a> Story<'a> {
             strength: 1.0,
             actor: self.user.clone(),
             attributes: BTreeMap::from([("commit".to_owned(), self.commit.clone())]),
+            observed: None,
         }
     }
 }
