@@ -1,4 +1,5 @@
 //! Engram's services: what each makes of the events that it reads.
 
 pub mod activity;
+pub mod collaboration;
 pub mod passthrough;

@@ -23,7 +23,8 @@ use engram_pipeline::store::StoreSpec;
 use engram_pipeline::timers::{self, Timer};
 use engram_schemas::Event;
 use engram_schemas::document::{DocumentState, EditConflict, EditRejected, SequencedEdit};
-use engram_schemas::graph::{GraphConflict, Memory, Relation};
+use engram_schemas::graph::{GraphConflict, Relation};
+use engram_schemas::memory::Memory;
 use engram_schemas::presence::Presence;
 
 use documents::{Documents, DocumentsConfig};
@@ -151,7 +152,6 @@ impl Processor for CollaborationProcessor {
     }
 
     fn before_commit(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
-        self.documents.before_commit(context)?;
         self.presences.before_commit(context)?;
         self.graph.before_commit(context)
     }
