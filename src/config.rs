@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use engram_connectors::gateway::auth;
+use engram_connectors::gateway::limits::Limits;
 use engram_pipeline::snapshot::Policy;
 use engram_pipeline::worker::{CommitOptions, Guarantee};
 use engram_processors::activity::{ActivityConfig, Dimension, LateEvents, SourceConfig};
@@ -37,6 +39,8 @@ pub struct Config {
     pub activity: Activity,
     pub kafka: Kafka,
     pub http: Http,
+    pub auth: auth::Config,
+    pub gateway: Limits,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -237,6 +241,8 @@ impl Config {
         );
         self.activity_config()?;
         self.errors.check()?;
+        self.auth.check()?;
+        self.gateway.check()?;
         Ok(())
     }
 
@@ -343,8 +349,8 @@ mod tests {
         let errors = |config: &Config| config.errors.policy("activity").expect("valid");
         assert_eq!((errors(&documented), errors(&default)), (ErrorPolicy::default(), ErrorPolicy::default()));
         let shown = |config: &Config| {
-            let Config { partitions, commit, memory, snapshots, standby, .. } = config;
-            format!("{partitions:?} {commit:?} {memory:?} {snapshots:?} {standby:?}")
+            let Config { partitions, commit, memory, snapshots, standby, auth, gateway, .. } = config;
+            format!("{partitions:?} {commit:?} {memory:?} {snapshots:?} {standby:?} {auth:?} {gateway:?}")
         };
         assert_eq!(shown(&documented), shown(&default));
     }
@@ -364,6 +370,11 @@ mod tests {
             "[standby]\nreplicas = 1000",
             "[activity]\ndimensions = [\"user\", \"user\"]",
             "[activity]\nsession_gap = \"0s\"",
+            "[auth]\nleeway_s = 301",
+            "[auth]\nissuer = \"https://id.example\"",
+            "[auth]\njwks = \"http://id.example/keys\"",
+            "[gateway]\njson_depth_max = 0",
+            "[gateway]\nbytes_burst = 1000",
         ] {
             let config: Config = toml::from_str(text).expect("valid TOML");
             assert!(config.check().is_err(), "{text}");
@@ -372,7 +383,16 @@ mod tests {
 
     #[test]
     fn unknown_names_and_wrong_values_are_refused() {
-        assert!(toml::from_str::<Config>("partitons = 3").is_err());
+        for text in [
+            "partitons = 3",
+            "[auth]\nkey = []",
+            "[auth]\nkeys = [{ algorithm = \"none\", file = \"a\" }]",
+            "[auth]\nkeys = [{ algorithm = \"HS256\", file = \"a\", secret = \"b\" }]",
+            "[gateway]\nmessage_bytes_max = -1",
+            "[gateway]\nlimit = 1",
+        ] {
+            assert!(toml::from_str::<Config>(text).is_err(), "{text}");
+        }
         let config: Config = toml::from_str("[commit]\nguarantee = \"twice\"").expect("valid toml");
         assert!(config.commit_options().is_err());
         let config: Config = toml::from_str("[activity]\nlate = \"keep\"").expect("valid toml");
