@@ -9,7 +9,7 @@ import * as encoding from 'lib0/encoding'
 import * as decoding from 'lib0/decoding'
 
 import { Random } from './random.mjs'
-import { pause } from './connection.mjs'
+import { pause, turn } from './connection.mjs'
 
 const SYNC = 0
 const STEP_1 = 0
@@ -106,8 +106,8 @@ class MangledClient {
     } else {
       this.socket.send(frame)
     }
-    do await pause(0)
-    while (this.socket.bufferedAmount > BUFFERED_BYTES_MAX)
+    await turn()
+    while (this.socket.bufferedAmount > BUFFERED_BYTES_MAX) await pause(1)
   }
 
   // Sends a part of the frame and goes away without a close.

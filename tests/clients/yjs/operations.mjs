@@ -1,4 +1,5 @@
-// Random operations on a Y.Doc: text with formats and embeds, maps, arrays, types inside types, a little XML.
+// Random operations on a Y.Doc: text with formats and embeds, maps, arrays, types inside types, a little XML. Positions
+// in texts never fall inside a surrogate pair.
 
 import * as Y from 'yjs'
 
@@ -10,23 +11,23 @@ const KEYS = ['a', 'b', 'title', 'ключ', '🔑']
 const FORMATS = [{ bold: true }, { bold: null }, { italic: true }, { italic: null }, { color: 'red' }, { color: 'blue' }]
 const DEPTH_MAX = 3
 
-// One operation on a root of `doc`, or on a type inside it; notes the root in history.touched.
-export function change (doc, random, history) {
+// One operation on a root of `doc`, or on a type inside it; notes the root's name in `touched`.
+export function change (doc, random, touched) {
   const kind = random.next()
   const name = kind < 0.4 ? 'text' : kind < 0.65 ? 'map' : kind < 0.88 ? 'array' : 'xml'
-  history.touched.add(name)
+  touched.add(name)
   switch (name) {
-    case 'text': return changeText(doc.getText(name), random, history)
-    case 'map': return changeInside(doc.getMap(name), random, history, 0)
-    case 'array': return changeInside(doc.getArray(name), random, history, 0)
-    case 'xml': return changeXml(doc.getXmlFragment(name), random, history, 0)
+    case 'text': return changeText(doc.getText(name), random)
+    case 'map': return changeInside(doc.getMap(name), random, 0)
+    case 'array': return changeInside(doc.getArray(name), random, 0)
+    case 'xml': return changeXml(doc.getXmlFragment(name), random, 0)
   }
 }
 
-function changeText (text, random, history) {
+function changeText (text, random) {
   const kind = random.next()
-  const string = history.splitPairs ? null : positions(text)
-  const place = index => string === null ? index : outsidePair(string, index)
+  const string = positions(text)
+  const place = index => outsidePair(string, index)
   const from = place(random.below(text.length + 1))
   if (kind < 0.5 || text.length === 0) {
     if (random.chance(0.15)) return text.insert(from, random.string(6), random.pick(FORMATS))
@@ -45,12 +46,12 @@ function positions (text) {
 }
 
 // Descends into a type inside `type` half of the time, where there is one.
-function changeInside (type, random, history, depth) {
+function changeInside (type, random, depth) {
   const inside = [...(type instanceof Y.Map ? type.values() : type.toArray())].filter(child => child instanceof Y.AbstractType)
   if (inside.length > 0 && random.chance(0.5)) {
     const child = random.pick(inside)
-    if (child instanceof Y.Text) return changeText(child, random, history)
-    return changeInside(child, random, history, depth + 1)
+    if (child instanceof Y.Text) return changeText(child, random)
+    return changeInside(child, random, depth + 1)
   }
   if (type instanceof Y.Map) changeMap(type, random, depth)
   else changeArray(type, random, depth)
@@ -95,14 +96,14 @@ function plain (random) {
   }
 }
 
-function changeXml (parent, random, history, depth) {
+function changeXml (parent, random, depth) {
   const children = parent.toArray()
   const inside = children.filter(child => !(child instanceof Y.XmlHook))
   if (inside.length > 0 && random.chance(0.5) && depth < DEPTH_MAX) {
     const child = random.pick(inside)
-    if (child instanceof Y.XmlText) return changeXmlText(child, random, history)
+    if (child instanceof Y.XmlText) return changeXmlText(child, random)
     if (random.chance(0.3)) return changeAttribute(child, random)
-    return changeXml(child, random, history, depth + 1)
+    return changeXml(child, random, depth + 1)
   }
   const index = random.below(parent.length + 1)
   if (index < parent.length && random.chance(0.3)) return parent.delete(index, 1)
@@ -115,17 +116,17 @@ function changeAttribute (element, random) {
   else element.setAttribute(name, random.string(3).replace(/["<>&\n]/g, ''))
 }
 
-function changeXmlText (text, random, history) {
-  if (text.length === 0 || random.chance(0.7)) return changePlainXmlText(text, random, history)
+function changeXmlText (text, random) {
+  if (text.length === 0 || random.chance(0.7)) return changePlainXmlText(text, random)
   const string = positions(text)
-  const from = history.splitPairs ? random.below(text.length) : outsidePair(string, random.below(text.length))
-  const to = history.splitPairs ? text.length : outsidePair(string, Math.min(text.length, from + 3))
+  const from = outsidePair(string, random.below(text.length))
+  const to = outsidePair(string, Math.min(text.length, from + 3))
   if (to > from) text.format(from, to - from, random.pick([{ b: {} }, { i: {} }, { b: null }]))
 }
 
-function changePlainXmlText (text, random, history) {
+function changePlainXmlText (text, random) {
   const string = positions(text)
-  const place = index => history.splitPairs ? index : outsidePair(string, index)
+  const place = index => outsidePair(string, index)
   const from = place(random.below(text.length + 1))
   const to = place(Math.min(text.length, from + 1 + random.below(4)))
   if (to > from && random.chance(0.3)) text.delete(from, to - from)
