@@ -4,7 +4,8 @@
 //   echoed   when an update with the very bytes of the edit, or of a sync step 2 that carried it, came back;
 //   covered  when it was not echoed, and a sync step 1 of the server named a clock at or after its last insert: the
 //            server may have died between making an edit durable and echoing it.
-// A server that echoes early cannot be told from one that is durable; who kills servers finds out.
+// An edit is forgotten when it was acknowledged and a later sync step 1 of the server names an earlier clock: what the
+// server has then is an older state. A stock client sends it such edits again, so that nothing else would show the loss.
 
 import * as Y from 'yjs'
 import * as decoding from 'lib0/decoding'
@@ -19,6 +20,7 @@ export class Ledger {
     this.edits = []
     this.echoed = 0
     this.covered = 0
+    this.forgotten = 0
     this.waiting = new Map() // bytes of an update -> the edits in it
     this.onEcho = () => {}
   }
@@ -59,7 +61,7 @@ export class Ledger {
       const kind = decoding.readVarUint(decoder)
       const payload = decoding.readVarUint8Array(decoder)
       if (kind === UPDATE) this.settleEcho(payload)
-      if (kind === STEP_1) this.settleCovered(payload)
+      if (kind === STEP_1) this.compareClocks(payload)
     }
   }
 
@@ -77,14 +79,18 @@ export class Ledger {
     }
   }
 
-  settleCovered (payload) {
+  compareClocks (payload) {
     const clocks = Y.decodeStateVector(payload)
     for (const edit of this.edits) {
-      if (edit.state !== 'sent' || edit.insertedTo === null) continue
+      if (edit.insertedTo === null) continue
       const [client, clock] = edit.insertedTo
-      if ((clocks.get(client) ?? 0) >= clock) {
+      const known = (clocks.get(client) ?? 0) >= clock
+      if (known && edit.state === 'sent') {
         edit.state = 'covered'
         this.covered++
+      } else if (!known && edit.state !== 'sent' && !edit.forgotten) {
+        edit.forgotten = true
+        this.forgotten++
       }
     }
   }
