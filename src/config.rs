@@ -10,6 +10,7 @@ use engram_connectors::gateway::limits::Limits;
 use engram_pipeline::snapshot::Policy;
 use engram_pipeline::worker::{CommitOptions, Guarantee};
 use engram_processors::activity::{ActivityConfig, Dimension, LateEvents, SourceConfig};
+use engram_processors::collaboration::documents::DocumentsConfig;
 use serde::{Deserialize, Deserializer};
 
 use crate::values::duration_ms;
@@ -41,6 +42,7 @@ pub struct Config {
     pub http: Http,
     pub auth: auth::Config,
     pub gateway: Limits,
+    pub collaboration: DocumentsConfig,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -48,6 +50,25 @@ pub struct Config {
 pub struct Http {
     /// HOST:PORT by which other processes reach this one's HTTP interface.
     pub advertise: Option<String>,
+    /// A file with a secret that all processes have: with it they may ask each other where callers have to prove who they are.
+    pub secret_file: Option<String>,
+}
+
+/// Shortest secret, bytes.
+const SECRET_BYTES_MIN: usize = 32;
+
+impl Http {
+    /// The secret, without the line end after it.
+    pub fn secret(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.secret_file else { return Ok(None) };
+        let secret = std::fs::read_to_string(path).with_context(|| format!("cannot read http.secret_file {path}"))?;
+        let secret = secret.trim_end();
+        anyhow::ensure!(
+            secret.len() >= SECRET_BYTES_MIN && secret.bytes().all(|byte| byte.is_ascii_graphic()),
+            "http.secret_file {path} must have at least {SECRET_BYTES_MIN} visible characters, such as of 'openssl rand -hex 32'"
+        );
+        Ok(Some(secret.to_owned()))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -243,6 +264,7 @@ impl Config {
         self.errors.check()?;
         self.auth.check()?;
         self.gateway.check()?;
+        self.collaboration.check().map_err(anyhow::Error::msg)?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ mod cli;
 mod commands;
 mod config;
 mod data_dir;
-mod events;
+mod documents;
 mod expression;
 mod fork;
 mod output;

@@ -58,6 +58,11 @@ pub struct PastTask {
 
 impl<'a> PastService<'a> {
     pub fn open(connection: &'a Connection, name: &str) -> anyhow::Result<Self> {
+        Self::open_until(connection, name, stop_flag()?)
+    }
+
+    /// The same, until `stop` is set.
+    pub fn open_until(connection: &'a Connection, name: &str, stop: Arc<AtomicBool>) -> anyhow::Result<Self> {
         wire::stores(name)?;
         let topics = connection.log.topics()?;
         let partitions = queries::partitions(&topics, name);
@@ -70,7 +75,7 @@ impl<'a> PastService<'a> {
             budget: Budget::new(connection.config.memory.stores_mib << 20),
             partitions,
             dead_letter_partitions: partitions_of(&topics, dead_letter::TOPIC),
-            stop: stop_flag()?,
+            stop,
         })
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use engram_connectors::http::{STORES_PATH, StoreQuery, StoreRefusal};
+use engram_connectors::http::{SECRET_HEADER, STORES_PATH, StoreQuery, StoreRefusal};
 use engram_pipeline::changelog;
 use engram_pipeline::directory::Directory;
 use engram_pipeline::log::partitioner::partition_for;
@@ -55,6 +55,8 @@ pub struct Queries {
     pub directory: Arc<Directory>,
     /// This process, by which it knows itself among the instances.
     pub instance: String,
+    /// Shown to other processes.
+    pub secret: Option<String>,
 }
 
 impl Queries {
@@ -66,7 +68,7 @@ impl Queries {
         let wanted = Wanted::new(&spec, query.key.as_deref(), partitions(&view.topics, &query.service));
         let mut answer = self.own(query, index, &spec, &wanted).map_err(unavailable)?;
         if !query.local {
-            ask_others(query, &self.instance, &view.instances, &wanted, &mut answer).map_err(unavailable)?;
+            ask_others(query, self, &view.instances, &wanted, &mut answer).map_err(unavailable)?;
         }
         serde_json::to_value(&answer).map_err(|error| unavailable(error.into()))
     }
@@ -137,19 +139,19 @@ pub fn partitions(topics: &[TopicInfo], service: &str) -> i32 {
 /// Asks the owners of what is still wanted.
 fn ask_others(
     query: &StoreQuery,
-    own: &str,
+    asking: &Queries,
     instances: &[ServiceInstance],
     wanted: &Wanted,
     answer: &mut Answer,
 ) -> anyhow::Result<()> {
-    for other in instances.iter().filter(|other| other.service == query.service && other.instance != own) {
+    for other in instances.iter().filter(|other| other.service == query.service && other.instance != asking.instance) {
         if answer.entries.len() >= query.limit.min(ENTRIES_MAX) {
             answer.more |= wanted.key.is_none();
             return Ok(());
         }
         let missing = wanted.partitions.clone().filter(|partition| !answer.partitions.contains(partition));
         let Some(http) = other.http.as_deref().filter(|_| owns(other, missing)) else { continue };
-        match ask(&agent(), http, query) {
+        match ask(&agent(), http, asking.secret.as_deref(), query) {
             Ok(theirs) => take(answer, theirs, query.limit.min(ENTRIES_MAX)),
             Err(error) => tracing::debug!(%error, http, "another process does not answer"),
         }
@@ -170,14 +172,19 @@ fn ask_others(
 }
 
 /// What the processes that own a service's partitions say; those that do not answer are left out.
-pub fn ask_all(instances: &[ServiceInstance], query: &StoreQuery, wanted: &Wanted) -> BTreeMap<i32, Vec<Entry>> {
+pub fn ask_all(
+    instances: &[ServiceInstance],
+    secret: Option<&str>,
+    query: &StoreQuery,
+    wanted: &Wanted,
+) -> BTreeMap<i32, Vec<Entry>> {
     let agent = agent();
     let mut found: BTreeMap<i32, Vec<Entry>> = BTreeMap::new();
     for instance in instances.iter().filter(|instance| instance.service == query.service) {
         let Some(http) = instance.http.as_deref().filter(|_| owns(instance, wanted.partitions.clone())) else {
             continue;
         };
-        match ask(&agent, http, query) {
+        match ask(&agent, http, secret, query) {
             // An answer that was cut off is none: the caller wants more than one process tells at a time.
             Ok(answer) if !(answer.more && query.limit > ENTRIES_MAX) => {
                 let fresh: Vec<i32> = answer.partitions.iter().copied().filter(|at| !found.contains_key(at)).collect();
@@ -193,11 +200,14 @@ pub fn ask_all(instances: &[ServiceInstance], query: &StoreQuery, wanted: &Wante
     found
 }
 
-fn ask(agent: &ureq::Agent, http: &str, query: &StoreQuery) -> anyhow::Result<Answer> {
+fn ask(agent: &ureq::Agent, http: &str, secret: Option<&str>, query: &StoreQuery) -> anyhow::Result<Answer> {
     let url = format!("http://{http}{STORES_PATH}/{}/{}", query.service, query.store);
     let mut request = agent.get(&url).query("local", "true").query("limit", query.limit.to_string());
     if let Some(key) = &query.key {
         request = request.query("key", key);
+    }
+    if let Some(secret) = secret {
+        request = request.header(SECRET_HEADER, secret);
     }
     let mut response = request.call().with_context(|| format!("cannot ask {url}"))?;
     Ok(response.body_mut().with_config().limit(u64::MAX).read_json()?)
@@ -213,12 +223,12 @@ fn take(answer: &mut Answer, theirs: Answer, limit: usize) {
 }
 
 /// Whether it says that it runs one of these tasks.
-fn owns(instance: &ServiceInstance, partitions: impl IntoIterator<Item = i32>) -> bool {
+pub fn owns(instance: &ServiceInstance, partitions: impl IntoIterator<Item = i32>) -> bool {
     let tasks: BTreeSet<i32> = instance.workers.iter().flat_map(|worker| &worker.tasks).copied().collect();
     partitions.into_iter().any(|partition| tasks.contains(&partition))
 }
 
-fn agent() -> ureq::Agent {
+pub fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .proxy(None)
         .timeout_connect(Some(Duration::from_secs(1)))

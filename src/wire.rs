@@ -15,7 +15,7 @@ use engram_pipeline::processor::Service;
 use engram_pipeline::registry::LogRegistry;
 use engram_pipeline::snapshot::{Objects, Snapshots};
 use engram_pipeline::store::StoreSpec;
-use engram_processors::{activity, passthrough};
+use engram_processors::{activity, collaboration, passthrough};
 use engram_schemas::registry::Registry;
 use engram_schemas::registry::http::HttpRegistry;
 
@@ -27,10 +27,10 @@ use crate::data_dir::{DataDir, Held, Holder, RunningProcess};
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
 /// The names of all services.
-pub const SERVICES: &[&str] = &[activity::NAME];
+pub const SERVICES: &[&str] = &[activity::NAME, collaboration::NAME];
 
 /// Those and the one that tests and measurements run.
-pub const ALL_SERVICES: &[&str] = &[activity::NAME, PASSTHROUGH];
+pub const ALL_SERVICES: &[&str] = &[activity::NAME, collaboration::NAME, PASSTHROUGH];
 
 /// Not among them, but to be had by name: every event as it came. Its output shows what the runtime does to the order of
 /// records, so tests and measurements run it.
@@ -41,6 +41,7 @@ const PASSTHROUGH_OUTPUT: &str = "passthrough.events";
 pub fn service(name: &str, config: &Config) -> anyhow::Result<Service> {
     match name {
         activity::NAME => Ok(activity::service(config.activity_config()?)),
+        collaboration::NAME => Ok(collaboration::service(config.collaboration)),
         PASSTHROUGH => Ok(passthrough::service(activity::EVENTS, PASSTHROUGH_OUTPUT)),
         _ => anyhow::bail!(no_service(name)),
     }
@@ -56,6 +57,7 @@ pub fn service_on(connection: &Connection, name: &str) -> anyhow::Result<Service
 pub fn stores(service: &str) -> anyhow::Result<Vec<StoreSpec>> {
     match service {
         activity::NAME => Ok(activity::stores()),
+        collaboration::NAME => Ok(collaboration::stores()),
         PASSTHROUGH => Ok(Vec::new()),
         _ => anyhow::bail!(no_service(service)),
     }

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, IsTerminal as _, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
+use engram_connectors::events::{self, Encoded, JsonEncoder, Of};
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{Cleanup, LogError, NewRecord, Producer, ProducerOptions, TopicSpec};
 use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
@@ -15,8 +16,7 @@ use serde_json::json;
 
 use super::stop_flag;
 use crate::cli::{Global, Produce};
-use crate::events::{self, Encoded, JsonEncoder, Of};
-use crate::output;
+use crate::output::{self, Usage};
 use crate::values::rfc3339;
 use crate::wire::{Access, Connection};
 
@@ -43,7 +43,7 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
     };
     let mut input = BufReader::with_capacity(INPUT_BYTES, input);
     let size = args.file.as_ref().and_then(|path| path.metadata().ok()).map_or(0, |metadata| metadata.len());
-    let subject = events::subject(Of::Inputs, &args.topic, args.event_type.as_deref())?;
+    let subject = events::subject(Of::Inputs, &args.topic, args.event_type.as_deref()).map_err(|error| Usage(error.to_string()))?;
     let connection = Connection::open(global, Access::Write)?;
     let mut target = prepare(&connection, subject)?;
     let options = ProducerOptions { client_id: "engram-produce".to_owned(), transactional_id: None };

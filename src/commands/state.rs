@@ -85,7 +85,8 @@ fn entries(global: &Global, question: &Question<'_>, stale: Stale, at: &At) -> a
     if global.brokers.is_some() && !stale.stale {
         let instances = directory::instances(&*connection.log, &connection.registry, &Clock::default())?;
         let (service, store, key) = (service.to_owned(), name.to_owned(), key.map(str::to_owned));
-        owned = queries::ask_all(&instances, &StoreQuery { service, store, key, limit, local: true }, &wanted);
+        let query = StoreQuery { service, store, key, limit, local: true };
+        owned = queries::ask_all(&instances, connection.config.http.secret()?.as_deref(), &query, &wanted);
     }
     let mut found = Vec::new();
     for partition in wanted.partitions.clone() {

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use engram_connectors::http::{self, Served};
+use engram_connectors::gateway::{self, Gateway, Threads};
+use engram_connectors::http::{self, Peers, Served};
 use engram_pipeline::clock::Clock;
 use engram_pipeline::directory::{About, Announcer, Directory};
 use engram_pipeline::progress::Restoring;
@@ -16,12 +17,15 @@ use engram_pipeline::standby::{Standby, StandbyOptions};
 use engram_pipeline::status::Snapshot;
 use engram_pipeline::store::Budget;
 use engram_pipeline::worker::WorkerOptions;
+use engram_processors::collaboration;
 use engram_schemas::operations::WorkerTasks;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 
 use super::{lock, stop_flag};
 use crate::cli::{Global, Up};
+use crate::documents::Documents;
 use crate::output::Usage;
 use crate::queries::Queries;
 use crate::wire::{self, Access, Connection};
@@ -45,7 +49,7 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
         .context("cannot collect metrics")?;
     // The folder first: another process that runs on it is the likeliest trouble, and the easiest to tell.
     let held = crate::data_dir::DataDir::new(&global.data).hold()?;
-    let connection = Connection::open(global, Access::Held)?;
+    let connection = Arc::new(Connection::open(global, Access::Held)?);
     // From here on; until then a signal simply ends the process.
     let stop = stop_flag()?;
     let services: Arc<Mutex<Vec<Running>>> = Arc::default();
@@ -53,20 +57,29 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (log, registry) = (Arc::clone(&connection.log), Arc::clone(&connection.registry));
     let directory = Arc::new(Directory::new(log, registry, Clock::default()));
-    let served = served(&connection, &directory, &services, &metrics, token.clone())?;
-    let server = runtime
-        .block_on(http::serve(args.http, served))
+    let documents = Arc::new(Documents {
+        connection: Arc::clone(&connection),
+        services: Arc::clone(&services),
+        directory: Arc::clone(&directory),
+        instance: connection.data.instance()?,
+        secret: connection.config.http.secret()?,
+        stop: Arc::clone(&stop),
+    });
+    let served = served(&documents, &metrics, token.clone())?;
+    let bound = runtime
+        .block_on(http::bind(args.http))
         .with_context(|| format!("cannot listen on {}: give another address with --http", args.http))?;
+    let gateway = gateway(&documents, bound.address, runtime.handle())?;
+    let (gateway, threads) = gateway.unzip();
+    let _entered = runtime.enter();
+    let server = http::serve(bound, served, gateway.clone());
     connection.data.write_run_file(server.address, &token)?;
     for name in names {
         let running = start(&connection, &directory, args, &name)?;
         lock(&services).push(running);
     }
     let announcer = announce(global, &connection, args, server.address, &services)?;
-    crate::output::say(format_args!(
-        "engram is up: http://{} (schemas, metrics, health); stop with Ctrl-C",
-        server.address
-    ));
+    crate::output::say(format_args!("engram is up: http://{} ({}); stop with Ctrl-C", server.address, offers(gateway.as_deref())));
     watch(args, &stop, &services, &metrics);
     let mut outcome = Ok(());
     let running: Vec<Running> = lock(&services).drain(..).collect();
@@ -79,14 +92,63 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     if let Some(announcer) = announcer {
         announcer.stop();
     }
+    if let Some(gateway) = &gateway {
+        gateway.stop();
+    }
     // Requests that are at work get their answers; the folder is given back after the log.
     if runtime.block_on(async { tokio::time::timeout(REQUESTS_END, server.stop()).await }).is_err() {
         tracing::warn!("some requests did not end in time");
     }
+    // The last sessions and streams go with it, and then what they have left to be written is written.
+    drop(gateway);
+    drop(_entered);
     drop(runtime);
+    if let Some(threads) = threads {
+        threads.stop();
+    }
+    drop(documents);
     drop(connection);
     drop(held);
     outcome
+}
+
+/// The gateway, where it may listen.
+fn gateway(
+    documents: &Arc<Documents>,
+    address: SocketAddr,
+    runtime: &Handle,
+) -> anyhow::Result<Option<(Arc<Gateway>, Threads)>> {
+    let connection = &documents.connection;
+    let auth = &connection.config.auth;
+    if auth.is_open() && !address.ip().to_canonical().is_loopback() {
+        tracing::warn!(
+            "{address} can be reached by others, and no [auth] is configured: editors and programs are not served there"
+        );
+        return Ok(None);
+    }
+    let service = wire::service_on(connection, collaboration::NAME)?;
+    service::prepare_topics(&*connection.log, &service, connection.config.partitions.0)?;
+    let (loads, shows) = (Arc::clone(documents), Arc::clone(documents));
+    let options = gateway::Options {
+        log: Arc::clone(&connection.log),
+        registry: Arc::clone(&connection.registry),
+        clock: Clock::default(),
+        auth: auth.clone(),
+        limits: connection.config.gateway.clone(),
+        spool: connection.data.path().join("gateway").join("spool"),
+        load: Arc::new(move |key| loads.load(key).map_err(|error| format!("{error:#}"))),
+        document_at: Arc::new(move |key, at| shows.at(key, at)),
+    };
+    Ok(Some(Gateway::start(options, runtime.clone())?))
+}
+
+/// What is at the address.
+fn offers(gateway: Option<&Gateway>) -> &'static str {
+    match gateway {
+        None => "schemas, metrics, health",
+        Some(gateway) if gateway.is_open() => "editors and programs of this machine, all as owners; schemas, metrics, health",
+        Some(_) => "editors and programs with a token; schemas, metrics, health",
+    }
 }
 
 /// Waits until all workers have ended; ends the process if they do not. They wait for the log, then, and so would everything
@@ -185,21 +247,29 @@ fn watch(args: &Up, stop: &AtomicBool, services: &Mutex<Vec<Running>>, metrics: 
     }
 }
 
-fn served(
-    connection: &Connection,
-    directory: &Arc<Directory>,
-    services: &Arc<Mutex<Vec<Running>>>,
-    metrics: &PrometheusHandle,
-    token: String,
-) -> anyhow::Result<Served> {
+fn served(documents: &Arc<Documents>, metrics: &PrometheusHandle, token: String) -> anyhow::Result<Served> {
+    let Documents { connection, services, directory, instance, secret, .. } = &**documents;
     let (metrics, shown, looked_at) = (metrics.clone(), Arc::clone(services), Arc::clone(services));
     let copied = Arc::clone(services);
     let queries = Queries {
         services: Arc::clone(services),
         directory: Arc::clone(directory),
-        instance: connection.data.instance()?,
+        instance: instance.clone(),
+        secret: secret.clone(),
+    };
+    let own = Arc::clone(documents);
+    let peers = match secret {
+        Some(secret) => Peers::WithSecret(secret.clone()),
+        None if connection.config.auth.is_open() => Peers::Anybody,
+        None => Peers::Nobody,
     };
     Ok(Served {
+        peers,
+        document: Arc::new(move |key| match own.own(key) {
+            Ok(Some(state)) => Ok(state),
+            Ok(None) => Err("its task is not here".to_owned()),
+            Err(error) => Err(format!("{error:#}")),
+        }),
         registry: Arc::clone(&connection.registry),
         log: connection.owned.clone(),
         token,

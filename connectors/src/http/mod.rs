@@ -5,6 +5,7 @@
 //! `REQUESTS_MAX` at a time.
 
 mod registry;
+mod serve;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,24 +13,31 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use engram_pipeline::log::embedded::EmbeddedLog;
+use engram_schemas::document::DocumentState;
 use engram_schemas::registry::Registry;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+
+use crate::gateway::{self, Gateway};
 
 /// Where commands send what they write, in the embedded log's own encoding. Not for other programs: it wants the token
 /// that only those can read who may read the data folder, in a header that no web page can send unasked.
 pub const LOG_PATH: &str = "/internal/log";
 pub const TOKEN_HEADER: &str = "x-engram-token";
+/// In which the processes of one installation show each other their secret, where callers have to prove who they are.
+pub const SECRET_HEADER: &str = "x-engram-secret";
 /// Where `engram snapshot create` asks for snapshots of a service: its name is the body. With the same token.
 pub const SNAPSHOT_PATH: &str = "/internal/snapshots";
+/// A document of this process's own tasks, by its key: what the gateway of another process asks for.
+pub const DOCUMENT_PATH: &str = "/internal/document";
 /// What the services of this process are doing, as JSON.
 pub const SERVICES_PATH: &str = "/v1/services";
 
@@ -96,7 +104,35 @@ pub struct Served {
     pub snapshot: TakeSnapshots,
     /// Whether all services are at work.
     pub healthy: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// A document of this process's own tasks, for the gateways of others.
+    pub document: LoadDocument,
+    pub peers: Peers,
 }
+
+/// Which other processes may ask this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peers {
+    /// All that reach it.
+    Anybody,
+    /// Those that know the secret.
+    WithSecret(String),
+    Nobody,
+}
+
+impl Peers {
+    fn admit(&self, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::WithSecret(secret) => {
+                headers.get(SECRET_HEADER).is_some_and(|shown| shown.as_bytes() == secret.as_bytes())
+            }
+            Self::Nobody => false,
+        }
+    }
+}
+
+/// Loads a document by its key, if its task is here; `None` inside if it has no edit yet.
+pub type LoadDocument = Arc<dyn Fn(&str) -> Result<Option<DocumentState>, String> + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) struct App {
@@ -132,41 +168,50 @@ impl App {
 /// A server that is running.
 pub struct Server {
     pub address: SocketAddr,
-    stop: oneshot::Sender<()>,
+    stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Server {
     /// Takes no more requests, and waits for those at work.
     pub async fn stop(self) {
-        drop(self.stop);
+        self.stop.send_replace(true);
         let _ = self.task.await;
     }
 }
 
-/// Starts serving on `address`; port 0 takes a free one.
+/// An address that is listened on, before anything is served there.
+pub struct Bound {
+    listener: TcpListener,
+    pub address: SocketAddr,
+}
+
+/// Listens on `address`; port 0 takes a free one.
 ///
 /// Errors: the address is in use or not this machine's.
-pub async fn serve(address: SocketAddr, served: Served) -> std::io::Result<Server> {
+pub async fn bind(address: SocketAddr) -> std::io::Result<Bound> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    let (stop, stopped) = oneshot::channel::<()>();
+    Ok(Bound { listener, address })
+}
+
+/// Starts serving, the gateway too where there is one.
+pub fn serve(bound: Bound, served: Served, gateway: Option<Arc<Gateway>>) -> Server {
+    let Bound { listener, address } = bound;
     let app = App {
         served,
         requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
         of_others: Arc::new(Semaphore::new(REQUESTS_MAX)),
         bodies: Arc::new(Semaphore::new(BODIES_MAX)),
     };
-    let server = axum::serve(listener, router(app)).with_graceful_shutdown(async {
-        let _ = stopped.await;
-    });
+    let mut router = router(app);
+    if let Some(gateway) = gateway {
+        router = router.merge(gateway::routes(gateway));
+    }
+    let (stop, stopped) = watch::channel(false);
     #[expect(clippy::disallowed_methods, reason = "the one task of the server, ended by its handle")]
-    let task = tokio::spawn(async move {
-        if let Err(error) = server.await {
-            tracing::error!(%error, "the HTTP server has failed");
-        }
-    });
-    Ok(Server { address, stop, task })
+    let task = tokio::spawn(serve::serve(listener, router, stopped));
+    Server { address, stop, task }
 }
 
 fn router(app: App) -> Router {
@@ -174,11 +219,12 @@ fn router(app: App) -> Router {
         .route("/healthz", get(health))
         .route("/metrics", get(metrics))
         .route(SERVICES_PATH, get(services))
-        .route("/v1/stores/{service}/{store}", get(stores))
+        .route("/v1/stores/{service}/{store}", get(stores).layer(from_fn_with_state(app.clone(), admit_process)))
         .route(
             LOG_PATH,
             post(log).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).layer(from_fn_with_state(app.clone(), admit)),
         )
+        .route(DOCUMENT_PATH, get(document).layer(from_fn_with_state(app.clone(), admit_process)))
         .route(SNAPSHOT_PATH, post(snapshot).layer(from_fn_with_state(app.clone(), admit)))
         .merge(registry::routes())
         .fallback(async || {
@@ -232,6 +278,28 @@ async fn admit(State(app): State<App>, request: Request, next: Next) -> Response
         return (StatusCode::SERVICE_UNAVAILABLE, "the server is stopping\n").into_response();
     };
     next.run(request).await
+}
+
+/// Lets in what may be told to another process, and not to everybody.
+async fn admit_process(State(app): State<App>, request: Request, next: Next) -> Response {
+    if app.served.peers.admit(request.headers()) {
+        return next.run(request).await;
+    }
+    let message = "for other processes of this installation: give all of them the same http.secret_file";
+    (StatusCode::FORBIDDEN, axum::Json(json!({"error_code": 403, "message": message}))).into_response()
+}
+
+#[derive(Deserialize)]
+struct DocumentParameters {
+    key: String,
+}
+
+async fn document(State(app): State<App>, Query(DocumentParameters { key }): Query<DocumentParameters>) -> Response {
+    match app.blocking_within(&app.of_others, move |served| (served.document)(&key)).await {
+        Ok(Ok(state)) => axum::Json(state).into_response(),
+        Ok(Err(reason)) => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
+        Err(response) => response,
+    }
 }
 
 async fn log(State(app): State<App>, body: Bytes) -> Response {

@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use engram_connectors::events::{self, Encoded, JsonEncoder, Of};
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{NewRecord, Producer, ProducerOptions};
 use engram_schemas::dead_letter::DeadLetter;
@@ -18,7 +19,6 @@ use super::letters::Letters;
 use super::marks::{self, Marker, Marks};
 use crate::cli::{Global, Replay};
 use crate::commands::stop_flag;
-use crate::events::{self, Encoded, JsonEncoder, Of};
 use crate::output::{self, Usage};
 use crate::values::{Place, rfc3339};
 use crate::wire::{Access, Connection};

@@ -30,6 +30,7 @@ const RATE_MAX: u32 = 1_000_000;
 /// Of bytes a second: a nanosecond for each is as fine as they are counted.
 const BYTE_RATE_MAX: u32 = 100_000_000;
 const BYTES_MAX: u32 = 256 << 20;
+const SPOOL_BYTES_MAX: u32 = 1 << 30;
 const CONNECTIONS_MAX: u32 = 1_000_000;
 /// `serde_json` goes no deeper than 128, whatever is set here.
 const DEPTH_MAX: u32 = 100;
@@ -61,6 +62,8 @@ pub struct Limits {
     pub message_bytes_max: u32,
     /// Of what somebody tells about their presence.
     pub awareness_bytes_max: u32,
+    /// Of edits that wait on the disk while the log cannot be reached.
+    pub spool_bytes_max: u32,
 }
 
 impl Default for Limits {
@@ -81,6 +84,7 @@ impl Default for Limits {
             json_depth_max: 32,
             message_bytes_max: 1 << 20,
             awareness_bytes_max: 16 << 10,
+            spool_bytes_max: 64 << 20,
         }
     }
 }
@@ -114,6 +118,7 @@ impl Limits {
             ("json_depth_max", self.json_depth_max, DEPTH_MAX),
             ("message_bytes_max", self.message_bytes_max, BYTES_MAX),
             ("awareness_bytes_max", self.awareness_bytes_max, BYTES_MAX),
+            ("spool_bytes_max", self.spool_bytes_max, SPOOL_BYTES_MAX),
         ] {
             if !(1..=max).contains(&value) {
                 return Err(LimitsError::Bound { field, value, max });

@@ -1,8 +1,7 @@
 //! Documents: `document.edits` -> `document.sequenced`, `.state`, `.conflicts`, `.rejects`.
 //!
 //! ```text
-//! an edit -> its outline -> known already: nothing
-//!                        -> builds on what is not there, too large, too deep, ...: document.rejects
+//! an edit -> its outline -> known already, builds on what is not there, too large, ...: document.rejects
 //!                        -> applied to the replica -> numbered, stored, document.sequenced
 //! ```
 //!
@@ -16,6 +15,7 @@ mod open;
 mod places;
 pub mod projection;
 pub mod replica;
+mod stored;
 
 use std::collections::HashMap;
 
@@ -32,6 +32,7 @@ use super::at;
 pub use config::DocumentsConfig;
 pub use head::{Head, StoredEdit, document_key, stores, update_key};
 use open::Open;
+pub use stored::{StoredError, stored};
 
 /// The timer that tells a document's state.
 pub const STATE: u16 = 1;
@@ -109,7 +110,9 @@ impl Documents {
         }
         let open = self.open.get_mut(&edit.document).expect("opened above");
         match open.coverage.relation(&outline) {
-            Relation::Known => return Ok(Ok(())),
+            // Its sender waits for an acknowledgement; one that has told all that it has does not.
+            Relation::Known if edit.purpose == SYNC => return Ok(Ok(())),
+            Relation::Known => return refused("known", "all of it is part of the document".to_owned()),
             Relation::Missing(id) => {
                 let known = open.coverage.next(id.client);
                 let detail = format!("it builds on client {} at {}, which is known until {known}", id.client, id.clock);

@@ -9,8 +9,12 @@ use engram_schemas::codec::{Decoder, json_to_avro};
 use engram_schemas::registry::{Registry, RegistryError};
 use engram_schemas::{CONTRACT, SchemaId, Subject, subject as registry_subject, wire};
 use serde_json::Value;
+use thiserror::Error;
 
-use crate::output::Usage;
+/// No event type goes by this topic and name.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct UnknownEvent(String);
 
 /// Which event types of the contract may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +26,8 @@ pub enum Of {
 }
 
 /// The event type of a topic, by name where it takes several.
-pub fn subject(of: Of, topic: &str, name: Option<&str>) -> Result<&'static Subject, Usage> {
-    let candidates = || CONTRACT.iter().filter(move |subject| of == Of::AnyTopic || subject.topic.ends_with(".events"));
+pub fn subject(of: Of, topic: &str, name: Option<&str>) -> Result<&'static Subject, UnknownEvent> {
+    let candidates = || CONTRACT.iter().filter(move |subject| of == Of::AnyTopic || is_input(subject.topic));
     let of_topic: Vec<_> = candidates().filter(|subject| subject.topic == topic).collect();
     let found = match name {
         Some(name) => of_topic.iter().find(|subject| subject.name == name),
@@ -36,10 +40,14 @@ pub fn subject(of: Of, topic: &str, name: Option<&str>) -> Result<&'static Subje
         None if of_topic.is_empty() => {
             let mut topics: Vec<&str> = candidates().map(|subject| subject.topic).collect();
             topics.dedup();
-            Err(Usage(format!("no events are known for topic {topic:?}; there is: {}", topics.join(", "))))
+            Err(UnknownEvent(format!("no events are known for topic {topic:?}; there is: {}", topics.join(", "))))
         }
-        None => Err(Usage(format!("topic {topic} takes: {}; say which with --type", names(&of_topic)))),
+        None => Err(UnknownEvent(format!("topic {topic} takes: {}; say which with --type", names(&of_topic)))),
     }
+}
+
+fn is_input(topic: &str) -> bool {
+    topic.ends_with(".events") || topic == "document.edits"
 }
 
 /// Encodes events of one type.

@@ -1,0 +1,106 @@
+//! From a request to who sends it, and the answers to those who may not.
+
+use std::net::SocketAddr;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::Gateway;
+use super::auth::{Identity, Refusal, presented};
+
+/// Who sends a request.
+pub struct Caller {
+    pub identity: Identity,
+    pub address: SocketAddr,
+    /// What the answer to a WebSocket's upgrade has to select.
+    pub subprotocol: Option<&'static str>,
+}
+
+impl Gateway {
+    /// Who sends a request, if they may send any. Before anything else of it is looked at.
+    pub(super) fn admit(&self, headers: &HeaderMap, uri: &Uri, address: SocketAddr) -> Result<Caller, Response> {
+        let refuse = |refusal: Refusal| self.refuse(&refusal, None, address);
+        self.rates.address(address.ip()).map_err(refuse)?;
+        if self.authenticator.is_open() && !is_local(headers) {
+            return Err(answer(StatusCode::FORBIDDEN, "without authentication only pages and programs of this machine are served"));
+        }
+        let presented = presented(headers, uri.query());
+        // It may have to fetch keys.
+        let identity = tokio::task::block_in_place(|| self.authenticator.authenticate(presented.token.as_deref()));
+        let identity = identity.map_err(refuse)?;
+        if !self.authenticator.is_open() {
+            self.rates.user(&identity).map_err(refuse)?;
+        }
+        Ok(Caller { identity, address, subprotocol: presented.subprotocol })
+    }
+
+    /// The answer to who is turned away.
+    pub(super) fn refuse(&self, refusal: &Refusal, actor: Option<&str>, address: SocketAddr) -> Response {
+        self.refusals.write(refusal, actor, address.ip());
+        let status = StatusCode::from_u16(refusal.status()).expect("a refusal has an HTTP status");
+        let mut response = answer(status, &refusal.to_string());
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = refusal.retry_after_s() {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+
+    pub(super) fn refuse_caller(&self, refusal: &Refusal, caller: &Caller) -> Response {
+        self.refuse(refusal, Some(&caller.identity.actor), caller.address)
+    }
+}
+
+/// An answer that says what to do.
+pub fn answer(status: StatusCode, message: &str) -> Response {
+    (status, axum::Json(json!({"error_code": status.as_u16(), "message": message}))).into_response()
+}
+
+/// Later, perhaps.
+pub fn unavailable(message: &str) -> Response {
+    let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, message);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// Whether a request comes from this machine's own pages, or from no page at all: a browser says which page it is, and by
+/// which name it has found the server.
+///
+/// SUBTLE: any page in a browser on this machine reaches a loopback address. Without a token nothing else keeps it out.
+fn is_local(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
+    let origin_host = |origin: &str| origin.split_once("://").map(|(_, host)| host.to_owned());
+    let is_loopback = |host: &str| {
+        let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+        matches!(name.map_or(host, |(name, _)| name), "localhost" | "127.0.0.1" | "[::1]")
+    };
+    text(header::ORIGIN).is_none_or(|origin| origin_host(origin).is_some_and(|host| is_loopback(&host)))
+        && text(header::HOST).is_none_or(is_loopback)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_elsewhere_are_told_from_those_of_this_machine() {
+        for (name, value, expected) in [
+            ("origin", "http://localhost:3000", true),
+            ("origin", "http://127.0.0.1", true),
+            ("origin", "http://[::1]:80", true),
+            ("origin", "https://evil.example", false),
+            ("origin", "http://localhost.evil.example", false),
+            ("origin", "null", false),
+            ("host", "127.0.0.1:8099", true),
+            ("host", "rebound.example:8099", false),
+            ("accept", "text/html", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            assert_eq!(is_local(&headers), expected, "{name}: {value}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! `/v1/documents/{id}`: for an editor, the document itself (WebSocket); for a program, what it shows, now or at a moment of
+//! its past.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use engram_schemas::document::{DocumentState, document_key};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::Gateway;
+use super::auth::Action;
+use super::caller::{Caller, answer, unavailable};
+use super::session;
+
+/// Longest id of a document, bytes.
+const ID_BYTES_MAX: usize = 512;
+/// A connection reads into so much; what is larger comes in parts.
+const READ_BYTES: usize = 4 << 10;
+
+/// A document by its key, as it is (`None`) or was at a time or a record's place.
+pub type DocumentAt = Arc<dyn Fn(&str, Option<&str>) -> Result<DocumentState, DocumentRefusal> + Send + Sync>;
+
+/// Why a document is not told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DocumentRefusal {
+    /// There is none, or was none at that moment.
+    NotFound(String),
+    /// What was asked for cannot be.
+    Wrong(String),
+    /// Not at present.
+    Unavailable(String),
+}
+
+#[derive(Deserialize)]
+pub(super) struct Parameters {
+    at: Option<String>,
+}
+
+pub(super) async fn document(
+    State(gateway): State<Arc<Gateway>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Path(id): Path<String>,
+    Query(Parameters { at }): Query<Parameters>,
+    headers: HeaderMap,
+    uri: Uri,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let caller = match gateway.admit(&headers, &uri, address) {
+        Ok(caller) => caller,
+        Err(response) => return response,
+    };
+    if let Err(reason) = check_id(&id) {
+        return answer(StatusCode::BAD_REQUEST, reason);
+    }
+    if let Err(refusal) = caller.identity.require(&id, Action::Read) {
+        return gateway.refuse_caller(&refusal, &caller);
+    }
+    match upgrade {
+        Ok(upgrade) => connect(gateway, caller, id, upgrade).await,
+        Err(_) if headers.get(header::UPGRADE).is_some() => {
+            answer(StatusCode::UPGRADE_REQUIRED, "this is no upgrade to a WebSocket of version 13")
+        }
+        Err(_) => show(gateway, &caller, id, at).await,
+    }
+}
+
+pub(super) fn check_id(id: &str) -> Result<(), &'static str> {
+    if id.is_empty() || id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
+        return Err("a document's id has 1 to 512 bytes and no control characters");
+    }
+    Ok(())
+}
+
+/// INVARIANT: whatever can be refused is refused here, by a status. After the upgrade an editor would try again and again.
+async fn connect(gateway: Arc<Gateway>, caller: Caller, id: String, upgrade: WebSocketUpgrade) -> Response {
+    let who = (!gateway.is_open()).then_some(&caller.identity);
+    let counted = match gateway.connections.open(who, caller.address.ip()) {
+        Ok(counted) => counted,
+        Err(refusal) => return gateway.refuse_caller(&refusal, &caller),
+    };
+    let key = document_key(&caller.identity.tenant, &id);
+    if let Err(reason) = gateway.rooms.open(&key).await {
+        tracing::warn!(key, reason, "a document cannot be opened");
+        return unavailable("the document cannot be opened at present: try again");
+    }
+    let message_bytes_max = gateway.limits.message_bytes_max as usize;
+    let mut upgrade = upgrade
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(0)
+        .max_message_size(message_bytes_max)
+        .max_frame_size(message_bytes_max);
+    if let Some(subprotocol) = caller.subprotocol {
+        upgrade.set_selected_protocol(HeaderValue::from_static(subprotocol));
+    }
+    let identity = caller.identity;
+    upgrade.on_upgrade(move |socket| session::run(gateway, socket, identity, id, counted))
+}
+
+async fn show(gateway: Arc<Gateway>, caller: &Caller, id: String, at: Option<String>) -> Response {
+    let key = document_key(&caller.identity.tenant, &id);
+    let document_at = Arc::clone(&gateway.document_at);
+    let state = tokio::task::spawn_blocking(move || document_at(&key, at.as_deref())).await;
+    match state {
+        Ok(Ok(state)) => {
+            let roots: Map<String, Value> = serde_json::from_str(&state.roots).unwrap_or_default();
+            let position = format!("{}:{}", state.partition, state.offset);
+            axum::Json(json!({
+                "id": id, "position": position, "seq": state.seq, "time": state.time, "hash": state.hash, "roots": roots
+            }))
+            .into_response()
+        }
+        Ok(Err(DocumentRefusal::NotFound(message))) => answer(StatusCode::NOT_FOUND, &message),
+        Ok(Err(DocumentRefusal::Wrong(message))) => answer(StatusCode::BAD_REQUEST, &message),
+        Ok(Err(DocumentRefusal::Unavailable(message))) => unavailable(&message),
+        Err(_) => unavailable("the server is stopping"),
+    }
+}

@@ -1,0 +1,99 @@
+//! Documents for the gateway: as they are, from the task that has them, here or in another process; and as they were.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use engram_connectors::gateway::DocumentRefusal;
+use engram_connectors::http::{DOCUMENT_PATH, SECRET_HEADER};
+use engram_pipeline::directory::Directory;
+use engram_pipeline::log::partitioner::partition_for;
+use engram_pipeline::service::Running;
+use engram_processors::collaboration::documents::stored;
+use engram_processors::collaboration::{DOCUMENT_EDITS, NAME};
+use engram_schemas::document::DocumentState;
+
+use crate::commands::lock;
+use crate::past::PastService;
+use crate::queries::{self, agent, owns};
+use crate::values::When;
+use crate::wire::Connection;
+
+/// How long the lists of topics and processes are believed.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Where documents are asked for.
+pub struct Documents {
+    pub connection: Arc<Connection>,
+    pub services: Arc<Mutex<Vec<Running>>>,
+    pub directory: Arc<Directory>,
+    pub instance: String,
+    pub secret: Option<String>,
+    /// Set when this process is to stop.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Documents {
+    /// A document of a task of this process; `None` outside if its task is elsewhere.
+    pub fn own(&self, key: &str) -> anyhow::Result<Option<Option<DocumentState>>> {
+        let partition = self.partition(key)?;
+        let files = lock(&self.services)
+            .iter()
+            .filter(|running| running.name() == NAME)
+            .flat_map(Running::files)
+            .find(|(task, _)| *task == partition);
+        let Some((_, files)) = files else { return Ok(None) };
+        let mut pinned = files.pin();
+        Ok(Some(stored(&mut pinned, partition, key)?))
+    }
+
+    /// A document from wherever its task is; `None` if it has no edit yet.
+    pub fn load(&self, key: &str) -> anyhow::Result<Option<DocumentState>> {
+        if let Some(state) = self.own(key)? {
+            return Ok(state);
+        }
+        let partition = self.partition(key)?;
+        let view = self.directory.view(FRESH)?;
+        let owner = view.instances.iter().find(|other| {
+            other.service == NAME && other.instance != self.instance && owns(other, [partition])
+        });
+        let http = owner.and_then(|owner| owner.http.as_deref());
+        let http = http.with_context(|| format!("task {partition} of {NAME} has no owner at present"))?;
+        let mut request = agent().get(format!("http://{http}{DOCUMENT_PATH}")).query("key", key);
+        if let Some(secret) = &self.secret {
+            request = request.header(SECRET_HEADER, secret);
+        }
+        let mut response = request.call().with_context(|| format!("the process at {http} does not answer"))?;
+        Ok(response.body_mut().with_config().limit(u64::MAX).read_json()?)
+    }
+
+    /// A document as it is, or was at a time or right after a record.
+    pub fn at(&self, key: &str, at: Option<&str>) -> Result<DocumentState, DocumentRefusal> {
+        let unavailable = |error: anyhow::Error| {
+            tracing::warn!(error = format!("{error:#}"), key, "a document cannot be told");
+            DocumentRefusal::Unavailable("the document cannot be told at present: try again".to_owned())
+        };
+        let none = || DocumentRefusal::NotFound("there is no such document, or was none at that moment".to_owned());
+        let Some(at) = at else { return self.load(key).map_err(unavailable)?.ok_or_else(none) };
+        let when: When = at.parse().map_err(|reason: String| DocumentRefusal::Wrong(reason))?;
+        let partition = self.partition(key).map_err(unavailable)?;
+        if let When::Record { topic, place } = &when
+            && (place.partition != partition || topic.as_deref().is_some_and(|topic| topic != DOCUMENT_EDITS))
+        {
+            let reason = format!("the document's edits are in partition {partition} of {DOCUMENT_EDITS}");
+            return Err(DocumentRefusal::Wrong(reason));
+        }
+        let past = PastService::open_until(&self.connection, NAME, Arc::clone(&self.stop)).map_err(unavailable)?;
+        let mut task = past.at(partition, &when).map_err(|error| DocumentRefusal::Wrong(format!("{error:#}")))?;
+        let state = stored(&mut task.rerun, partition, key).map_err(|error| unavailable(error.into()))?;
+        state.ok_or_else(none)
+    }
+
+    fn partition(&self, key: &str) -> anyhow::Result<i32> {
+        let view = self.directory.view(FRESH)?;
+        let partitions = queries::partitions(&view.topics, NAME);
+        anyhow::ensure!(partitions > 0, "service {NAME} has not run on this log yet: start it with 'engram up'");
+        Ok(partition_for(key.as_bytes(), partitions))
+    }
+}
