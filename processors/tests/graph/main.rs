@@ -25,7 +25,7 @@ enum Step {
         actor: &'static str,
         about: About,
         behind: Option<i64>,
-        op: Op,
+        op: Box<Op>,
     },
     /// The event before last, and so on, once more.
     Again(usize),
@@ -88,7 +88,9 @@ fn step() -> impl Strategy<Value = Step> {
     let actor = select(&["", "ada", "bob", "eve"][..]);
     let event = (workspace, actor, about_and_op(), option::weighted(0.7, 0..12_i64));
     prop_oneof![
-        24 => event.prop_map(|(workspace, actor, (about, op), behind)| Step::Event { workspace, actor, about, behind, op }),
+        24 => event.prop_map(|(workspace, actor, (about, op), behind)| {
+            Step::Event { workspace, actor, about, behind, op: Box::new(op) }
+        }),
         2 => (0..12_usize).prop_map(Step::Again),
         3 => Just(Step::Process),
         2 => Just(Step::Commit),
@@ -113,7 +115,7 @@ proptest! {
                     let observed = behind.map(|behind| (model.version(workspace) - behind).max(0));
                     let (id, time) = (number.to_string(), 1_000 - number as i64);
                     let (workspace, actor) = (workspace.to_owned(), actor.to_owned());
-                    events.push(Event { id, time, workspace, actor, about, observed, op });
+                    events.push(Event { id, time, workspace, actor, about, observed, op: *op });
                     bed.write(&events[events.len() - 1]);
                     model.push(&events[events.len() - 1]);
                 }

@@ -251,7 +251,7 @@ impl Model {
                 report("removed", &property, gone_by, taken, [String::new(), value]);
             }
             if let Some((old, by)) = values.get(&property)
-                && !(is_relation && !was_there)
+                && (was_there || !is_relation)
                 && !has_seen(event, by)
                 && Some(old) != value.as_ref()
             {

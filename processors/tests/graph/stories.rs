@@ -114,10 +114,10 @@ fn a_removal_takes_what_its_author_has_seen_and_nothing_else() {
     let tag = || "tea".to_owned();
     let events = told(&[
         ("ada", memory("m"), None, create("Tea")),
-        ("ada", memory("m"), None, Op::AddTag(tag())),
-        ("bob", memory("m"), Some(2), Op::AddTag(tag())),
-        // Ada has not seen Bob's tag, so it stays; hers is gone from under it.
-        ("ada", memory("m"), Some(2), Op::RemoveTag(tag())),
+        ("bob", memory("m"), Some(1), Op::AddTag(tag())),
+        ("ada", memory("m"), Some(1), Op::AddTag(tag())),
+        // Ada has not seen Bob's tag, so it stays, although hers came after it; hers is gone.
+        ("ada", memory("m"), Some(1), Op::RemoveTag(tag())),
         ("bob", memory("m"), Some(1), Op::RemoveTag(tag())),
     ]);
     let (bed, conflicts) = conflicts_of(&events[..4]);
