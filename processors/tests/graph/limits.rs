@@ -77,22 +77,52 @@ fn what_cannot_be_is_a_dead_letter_and_leaves_no_trace() {
         |numbers: Vec<f64>| (MEMORY_EVENTS, MemoryEmbeddingUpdated::NAME, of_memory(json!({"embedding": numbers})));
     let related = |fields: Value| (GRAPH_EVENTS, RelationCreated::NAME, of_relation(fields));
     let modified = |fields: Value| (GRAPH_EVENTS, RelationModified::NAME, of_relation(fields));
+    let relations = "related_to, depends_on, part_of, similar_to, contradicts, supports, follows, precedes, AUTHORED, \
+                     CHANGED_WITH";
     let kinds = "not one of procedural, semantic, episodic, declarative";
     let cases = [
         (created(json!({"type": "other"})), "unknown-value", format!("field \"type\" is \"other\", {kinds}")),
-        (created(json!({"title": "ä".repeat(201)})), "too-long", "field \"title\" is longer than 200 characters".into()),
-        (created(json!({"content": "x".repeat((1 << 20) + 1)})), "too-long", "field \"content\" is longer than 1048576 bytes".into()),
+        (
+            created(json!({"title": "ä".repeat(201)})),
+            "too-long",
+            "field \"title\" is longer than 200 characters".into(),
+        ),
+        (
+            created(json!({"content": "x".repeat((1 << 20) + 1)})),
+            "too-long",
+            "field \"content\" is longer than 1048576 bytes".into(),
+        ),
         (created(json!({"tags": texts(21)})), "too-many", "field \"tags\" has more than 20 entries".into()),
         (created(json!({"tags": [""]})), "empty-field", "field \"tags\" is empty".into()),
         (created(json!({"tags": ["new"]})), "too-many", "the memory would have 21 tags, more than 20".into()),
-        (created(json!({"metadata": {"new": ""}})), "too-many", "the memory would have 65 entries of metadata, more than 64".into()),
+        (
+            created(json!({"metadata": {"new": ""}})),
+            "too-many",
+            "the memory would have 65 entries of metadata, more than 64".into(),
+        ),
         (created(json!({"metadata": {"": ""}})), "empty-field", "field \"metadata\" is empty".into()),
         (created(json!({"memory": ""})), "empty-field", "field \"memory\" is empty".into()),
         (created(json!({"id": ""})), "empty-field", "field \"id\" is empty".into()),
-        (created(json!({"memory": "m".repeat(201)})), "too-long", "field \"memory\" is longer than 200 characters".into()),
-        (created(json!({"actor": "m".repeat(201)})), "too-long", "field \"actor\" is longer than 200 characters".into()),
-        (created(json!({"time": i64::MAX})), "time-out-of-range", format!("field \"time\" is not a time between the years 1 and 9999: {} ms", i64::MAX)),
-        (edited("colour", "red"), "unknown-value", "field \"field\" is \"colour\", not one of title, content, type".into()),
+        (
+            created(json!({"memory": "m".repeat(201)})),
+            "too-long",
+            "field \"memory\" is longer than 200 characters".into(),
+        ),
+        (
+            created(json!({"actor": "m".repeat(201)})),
+            "too-long",
+            "field \"actor\" is longer than 200 characters".into(),
+        ),
+        (
+            created(json!({"time": i64::MAX})),
+            "time-out-of-range",
+            format!("field \"time\" is not a time between the years 1 and 9999: {} ms", i64::MAX),
+        ),
+        (
+            edited("colour", "red"),
+            "unknown-value",
+            "field \"field\" is \"colour\", not one of title, content, type".into(),
+        ),
         (edited("type", "red\nhot"), "unknown-value", format!("field \"value\" is \"red\\nhot\", {kinds}")),
         (edited("title", &"x".repeat(201)), "too-long", "field \"value\" is longer than 200 characters".into()),
         (tagged("new"), "too-many", "the memory would have 21 tags, more than 20".into()),
@@ -104,17 +134,53 @@ fn what_cannot_be_is_a_dead_letter_and_leaves_no_trace() {
         (embedded(vec![]), "empty-field", "field \"embedding\" is empty".into()),
         (embedded(vec![1e300]), "not-finite", "field \"embedding\" is not a finite number".into()),
         (embedded(vec![0.0; 4_097]), "too-many", "field \"embedding\" has more than 4096 entries".into()),
-        ((MEMORY_EVENTS, MemoryDeleted::NAME, event(json!({"memory": "none"}))), "unknown-memory", "the workspace has no such memory: it must be created first".into()),
-        ((MEMORY_EVENTS, RelationCreated::NAME, of_relation(json!({}))), "wrong-schema", "memory.events takes no engram.graph.RelationCreated".into()),
-        (related(json!({"type": "likes"})), "unknown-value", "field \"type\" is \"likes\", not one of related_to, depends_on, part_of, similar_to, contradicts, supports, follows, precedes, AUTHORED, CHANGED_WITH".into()),
+        (
+            (MEMORY_EVENTS, MemoryDeleted::NAME, event(json!({"memory": "none"}))),
+            "unknown-memory",
+            "the workspace has no such memory: it must be created first".into(),
+        ),
+        (
+            (MEMORY_EVENTS, RelationCreated::NAME, of_relation(json!({}))),
+            "wrong-schema",
+            "memory.events takes no engram.graph.RelationCreated".into(),
+        ),
+        (
+            related(json!({"type": "likes"})),
+            "unknown-value",
+            format!("field \"type\" is \"likes\", not one of {relations}"),
+        ),
         (related(json!({"to": ""})), "empty-field", "field \"to\" is empty".into()),
         (related(json!({"to": "x".repeat(4_097)})), "too-long", "field \"to\" is longer than 4096 bytes".into()),
-        (related(json!({"attributes": entries(65)})), "too-many", "field \"attributes\" has more than 64 entries".into()),
-        (related(json!({"attributes": {"x".repeat(101): ""}})), "too-long", "field \"attributes\" is longer than 100 characters".into()),
-        (modified(json!({"attributes": {"new": "v"}})), "too-many", "the relation would have 65 attributes, more than 64".into()),
-        (modified(json!({"type": "follows"})), "unknown-relation", "the workspace has no such relation: it must be created first".into()),
-        ((GRAPH_EVENTS, RelationDeleted::NAME, of_relation(json!({"to": "none"}))), "unknown-relation", "the workspace has no such relation: it must be created first".into()),
-        ((GRAPH_EVENTS, MemoryDeleted::NAME, of_memory(json!({}))), "wrong-schema", "graph.events takes no engram.memory.MemoryDeleted".into()),
+        (
+            related(json!({"attributes": entries(65)})),
+            "too-many",
+            "field \"attributes\" has more than 64 entries".into(),
+        ),
+        (
+            related(json!({"attributes": {"x".repeat(101): ""}})),
+            "too-long",
+            "field \"attributes\" is longer than 100 characters".into(),
+        ),
+        (
+            modified(json!({"attributes": {"new": "v"}})),
+            "too-many",
+            "the relation would have 65 attributes, more than 64".into(),
+        ),
+        (
+            modified(json!({"type": "follows"})),
+            "unknown-relation",
+            "the workspace has no such relation: it must be created first".into(),
+        ),
+        (
+            (GRAPH_EVENTS, RelationDeleted::NAME, of_relation(json!({"to": "none"}))),
+            "unknown-relation",
+            "the workspace has no such relation: it must be created first".into(),
+        ),
+        (
+            (GRAPH_EVENTS, MemoryDeleted::NAME, of_memory(json!({}))),
+            "wrong-schema",
+            "graph.events takes no engram.memory.MemoryDeleted".into(),
+        ),
     ];
     let mut bed = full();
     let (before, updates) = (bed.entries(), bed.memories());
@@ -150,7 +216,8 @@ fn a_key_that_is_not_the_workspace_is_refused() {
 fn a_conflict_is_never_longer_than_what_it_is_about() {
     let mut bed = full();
     for (id, actor) in [("4", "ada"), ("5", "bob")] {
-        let edit = json!({"id": id, "actor": actor, "field": "content", "value": format!("{actor}{}", "ä".repeat(2_000)), "observed": 1});
+        let value = format!("{actor}{}", "ä".repeat(2_000));
+        let edit = json!({"id": id, "actor": actor, "field": "content", "value": value, "observed": 1});
         bed.write_json(MEMORY_EVENTS, MemoryFieldEdited::NAME, &of_memory(edit));
     }
     bed.driver.run().expect("processed and committed");
