@@ -25,6 +25,16 @@ pub const ATTRIBUTES_MAX: usize = 64;
 pub const ATTRIBUTE_KEY_CHARS_MAX: usize = 100;
 pub const ATTRIBUTE_VALUE_CHARS_MAX: usize = 2_000;
 
+/// The kinds of conflicts.
+pub mod conflicts {
+    /// The winner's value stands in place of the loser's, which the winner had not seen.
+    pub const OVERWRITTEN: &str = "overwritten";
+    /// The loser has removed what the winner had made again meanwhile, so it is there.
+    pub const KEPT: &str = "kept";
+    /// The winner has deleted what the loser has changed or joined, whichever came first.
+    pub const REMOVED: &str = "removed";
+}
+
 /// The key of a record in `graph.current`, as JSON text: node ids may have any character in them.
 pub fn relation_key(workspace: &str, from: &str, kind: &str, to: &str) -> String {
     serde_json::json!([workspace, from, kind, to]).to_string()
@@ -152,7 +162,7 @@ impl Event for Relation {
     const SCHEMA: &'static str = include_str!("../avsc/engram.graph.Relation.avsc");
 }
 
-/// Two who did not know of each other have changed the same.
+/// Two have changed the same, and one did not get what they wanted. `kind` is one of `conflicts`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GraphConflict {
     pub workspace: String,

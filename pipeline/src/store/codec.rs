@@ -3,6 +3,8 @@
 //! INVARIANT: bytes sort as their values do; none are the beginning of another's, so that several can follow each other in
 //! one key; and there is always at least one, so that an entry with a value is told from no entry.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -205,6 +207,40 @@ impl<T: Codec> Codec for Option<T> {
     }
 }
 
+/// 0x01 before each entry, 0x00 after the last.
+impl<K: Codec + Ord, V: Codec> Codec for BTreeMap<K, V> {
+    fn write(&self, bytes: &mut Vec<u8>) {
+        for (key, value) in self {
+            true.write(bytes);
+            key.write(bytes);
+            value.write(bytes);
+        }
+        false.write(bytes);
+    }
+
+    /// Entries that are out of order were not written so.
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        let mut map = Self::new();
+        while bool::read(bytes)? {
+            let key = K::read(bytes)?;
+            if map.last_key_value().is_some_and(|(last, _)| *last >= key) {
+                return None;
+            }
+            map.insert(key, V::read(bytes)?);
+        }
+        Some(map)
+    }
+
+    /// An object where the keys are text, pairs otherwise.
+    fn describe(&self) -> Value {
+        let entries = || self.iter().map(|(key, value)| (key.describe(), value.describe()));
+        let texts = entries().map(|(key, value)| Some((key.as_str()?.to_owned(), value)));
+        texts
+            .collect::<Option<_>>()
+            .map_or_else(|| entries().map(|(key, value)| json!([key, value])).collect(), Value::Object)
+    }
+}
+
 macro_rules! tuple {
     ($($part:ident $at:tt),+) => {
         impl<$($part: Codec),+> Codec for ($($part,)+) {
@@ -273,11 +309,28 @@ mod tests {
         }
 
         #[test]
+        fn maps_come_back_and_sort_as_their_values(
+            a in proptest::collection::btree_map(any::<u8>(), 0..3_u8, 0..4), b in proptest::collection::btree_map(0..3_u8, 0..3_u8, 0..4),
+        ) {
+            prop_assert_eq!(read_whole(&to_bytes(&a)), Some(a.clone()));
+            prop_assert_eq!(to_bytes(&a).cmp(&to_bytes(&b)), a.cmp(&b));
+        }
+
+        #[test]
         fn whatever_is_read_is_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             if let Some(key) = read_whole::<Key>(&bytes) {
-                prop_assert_eq!(to_bytes(&key), bytes);
+                prop_assert_eq!(to_bytes(&key), bytes.clone());
+            }
+            if let Some(map) = read_whole::<BTreeMap<u8, bool>>(&bytes) {
+                prop_assert_eq!(to_bytes(&map), bytes);
             }
         }
+    }
+
+    #[test]
+    fn maps_are_shown_as_objects_where_their_keys_are_text() {
+        let text = BTreeMap::from([("a".to_owned(), 1_i64)]);
+        assert_eq!((text.describe(), BTreeMap::from([(1_u8, true)]).describe()), (json!({"a": 1}), json!([[1, true]])));
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub(crate) mod at {
     pub const RELATION_STORE: usize = 5;
     /// Which relations a node has, by either end.
     pub const NODE_RELATIONS_STORE: usize = 6;
+    /// How many events of each workspace its graph has taken.
+    pub const WORKSPACES_STORE: usize = 7;
 }
 
 /// The stores, by name, as `engram state` lists them.
@@ -91,8 +93,14 @@ pub fn service(config: DocumentsConfig) -> Service {
     };
     let output = |topic: &str, event| Output { topic: topic.to_owned(), event: Some(event) };
     let kept = [
-        DOCUMENT_EDITS, DOCUMENT_SEQUENCED, DOCUMENT_CONFLICTS, DOCUMENT_REJECTS, PRESENCE_EVENTS, MEMORY_EVENTS,
-        GRAPH_EVENTS, GRAPH_CONFLICTS,
+        DOCUMENT_EDITS,
+        DOCUMENT_SEQUENCED,
+        DOCUMENT_CONFLICTS,
+        DOCUMENT_REJECTS,
+        PRESENCE_EVENTS,
+        MEMORY_EVENTS,
+        GRAPH_EVENTS,
+        GRAPH_CONFLICTS,
     ];
     let compacted = [DOCUMENT_STATE, PRESENCE_CURRENT, MEMORY_CURRENT, GRAPH_CURRENT];
     let topics = kept.map(|name| topic(name, Cleanup::Keep)).into_iter();
