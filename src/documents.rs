@@ -55,9 +55,10 @@ impl Documents {
         }
         let partition = self.partition(key)?;
         let view = self.directory.view(FRESH)?;
-        let owner = view.instances.iter().find(|other| {
-            other.service == NAME && other.instance != self.instance && owns(other, [partition])
-        });
+        let owner = view
+            .instances
+            .iter()
+            .find(|other| other.service == NAME && other.instance != self.instance && owns(other, [partition]));
         let http = owner.and_then(|owner| owner.http.as_deref());
         let http = http.with_context(|| format!("task {partition} of {NAME} has no owner at present"))?;
         let mut request = agent().get(format!("http://{http}{DOCUMENT_PATH}")).query("key", key);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use engram_pipeline::driver::Driver;
 use engram_pipeline::log::partitioner::partition_for;
 use engram_processors::collaboration::documents::{DocumentsConfig, SYNC};
-use engram_processors::collaboration::{self, DOCUMENT_CONFLICTS, DOCUMENT_EDITS, DOCUMENT_REJECTS, DOCUMENT_SEQUENCED, DOCUMENT_STATE};
+use engram_processors::collaboration::{
+    self, DOCUMENT_CONFLICTS, DOCUMENT_EDITS, DOCUMENT_REJECTS, DOCUMENT_SEQUENCED, DOCUMENT_STATE,
+};
 use engram_schemas::Event;
 use engram_schemas::codec::{Decoder, Encoder};
 use engram_schemas::document::{DocumentState, Edit, EditConflict, EditRejected, SequencedEdit};
@@ -62,7 +64,10 @@ impl Bed {
     fn read<E: Event>(&self, topic: &str) -> Vec<E> {
         let mut decoder = Decoder::new(self.driver.registry());
         let records = self.driver.records(topic);
-        records.iter().map(|record| decoder.decode(record.value.as_deref().expect("a value")).expect("an event")).collect()
+        records
+            .iter()
+            .map(|record| decoder.decode(record.value.as_deref().expect("a value")).expect("an event"))
+            .collect()
     }
 
     /// The last state that was told of each document, once all timers have fired.
@@ -83,7 +88,8 @@ struct Editor(Doc);
 
 impl Editor {
     fn new(client: u64) -> Self {
-        let options = Options { offset_kind: OffsetKind::Utf16, ..Options::with_client_id(yrs::block::ClientID::new(client)) };
+        let options =
+            Options { offset_kind: OffsetKind::Utf16, ..Options::with_client_id(yrs::block::ClientID::new(client)) };
         Self(Doc::with_options(options))
     }
 
@@ -163,7 +169,10 @@ fn edits_become_a_document_and_come_once() {
     copy.take(&state.state);
     assert_eq!(copy.text(), "Hello, 👋");
     let rejected = bed.read::<EditRejected>(DOCUMENT_REJECTS);
-    assert_eq!(rejected.iter().map(|edit| (edit.id.as_str(), edit.cause.as_str())).collect::<Vec<_>>(), [("e3", "known")]);
+    assert_eq!(
+        rejected.iter().map(|edit| (edit.id.as_str(), edit.cause.as_str())).collect::<Vec<_>>(),
+        [("e3", "known")]
+    );
     bed.replays();
 }
 
@@ -181,15 +190,20 @@ fn what_does_not_fit_is_told_and_harms_nothing() {
         (bed.write("d", "ada", b"no update", ""), "malformed-update"),
         (bed.write("d", "ada", &Editor::new(5).insert(0, &"x".repeat(2_000)), ""), "too-large"),
         (
-            bed.write("d", "ada", &{
-                let deep = Editor::new(6);
-                let root = deep.0.get_or_insert_map("deep");
-                deep.change(|transaction| {
-                    let one = root.insert(transaction, "a", yrs::MapPrelim::default());
-                    let two = one.insert(transaction, "b", yrs::MapPrelim::default());
-                    two.insert(transaction, "c", 1);
-                })
-            }, ""),
+            bed.write(
+                "d",
+                "ada",
+                &{
+                    let deep = Editor::new(6);
+                    let root = deep.0.get_or_insert_map("deep");
+                    deep.change(|transaction| {
+                        let one = root.insert(transaction, "a", yrs::MapPrelim::default());
+                        let two = one.insert(transaction, "b", yrs::MapPrelim::default());
+                        two.insert(transaction, "c", 1);
+                    })
+                },
+                "",
+            ),
             "too-deep",
         ),
     ];
@@ -211,7 +225,8 @@ fn concurrent_edits_of_one_place_are_conflicts() {
     ben.take(&first);
     bed.write("d", "ada", &first, "");
     // Both at the end; both the same key; one after the other, knowing of it.
-    let updates = [("ada", ada.insert(5, "!")), ("ben", ben.insert(5, "?")), ("ada", ada.set("k", 1)), ("ben", ben.set("k", 2))];
+    let updates =
+        [("ada", ada.insert(5, "!")), ("ben", ben.insert(5, "?")), ("ada", ada.set("k", 1)), ("ben", ben.set("k", 2))];
     for (actor, update) in &updates {
         bed.write("d", actor, update, "");
     }
@@ -222,33 +237,57 @@ fn concurrent_edits_of_one_place_are_conflicts() {
     bed.write("d", "ada", &ada.insert(0, "<"), "");
     bed.run();
     let conflicts = bed.read::<EditConflict>(DOCUMENT_CONFLICTS);
-    let told: Vec<(&str, i64, &str, i64, &str, i64, &str, &str)> = conflicts
+    let told: Vec<String> = conflicts
         .iter()
         .map(|it| {
             let EditConflict { kind, seq, actor, other_seq, other_actor, winner, root, key, .. } = it;
-            (kind.as_str(), *seq, actor.as_str(), *other_seq, other_actor.as_str(), *winner, root.as_str(), key.as_str())
+            format!("{kind}: {seq} of {actor}, {other_seq} of {other_actor}, {winner} stands, {root} {key}")
         })
         .collect();
-    assert_eq!(told, [("insert", 3, "ben", 2, "ada", 0, "", ""), ("value", 5, "ben", 4, "ada", 5, "meta", "k")]);
+    assert_eq!(told, ["insert: 3 of ben, 2 of ada, 0 stands,  ", "value: 5 of ben, 4 of ada, 5 stands, meta k"]);
     assert_eq!(bed.states()["d"].roots, r#"{"meta":{"k":2},"text":"<>Hello!?"}"#);
     bed.replays();
 }
 
 #[derive(Debug, Clone)]
 enum Step {
-    Insert { editor: usize, at: u32, text: String },
-    Delete { editor: usize, at: u32, len: u32 },
-    Set { editor: usize, key: u8, value: i64 },
-    Push { editor: usize, value: i64 },
+    Insert {
+        editor: usize,
+        at: u32,
+        text: String,
+    },
+    Delete {
+        editor: usize,
+        at: u32,
+        len: u32,
+    },
+    Set {
+        editor: usize,
+        key: u8,
+        value: i64,
+    },
+    Push {
+        editor: usize,
+        value: i64,
+    },
     /// An editor gets all that the document has.
-    Sync { editor: usize },
+    Sync {
+        editor: usize,
+    },
     /// The server gets all that an editor has.
-    Whole { editor: usize },
+    Whole {
+        editor: usize,
+    },
     /// An earlier update once more, damaged or not.
-    Again { which: usize, damage: Option<(usize, u8)> },
+    Again {
+        which: usize,
+        damage: Option<(usize, u8)>,
+    },
     Commit,
     Abort,
-    Restart { elsewhere: bool },
+    Restart {
+        elsewhere: bool,
+    },
     Tick,
 }
 

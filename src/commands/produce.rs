@@ -43,7 +43,8 @@ pub fn run(global: &Global, args: &Produce) -> anyhow::Result<()> {
     };
     let mut input = BufReader::with_capacity(INPUT_BYTES, input);
     let size = args.file.as_ref().and_then(|path| path.metadata().ok()).map_or(0, |metadata| metadata.len());
-    let subject = events::subject(Of::Inputs, &args.topic, args.event_type.as_deref()).map_err(|error| Usage(error.to_string()))?;
+    let subject = events::subject(Of::Inputs, &args.topic, args.event_type.as_deref())
+        .map_err(|error| Usage(error.to_string()))?;
     let connection = Connection::open(global, Access::Write)?;
     let mut target = prepare(&connection, subject)?;
     let options = ProducerOptions { client_id: "engram-produce".to_owned(), transactional_id: None };

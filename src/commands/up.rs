@@ -79,7 +79,11 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
         lock(&services).push(running);
     }
     let announcer = announce(global, &connection, args, server.address, &services)?;
-    crate::output::say(format_args!("engram is up: http://{} ({}); stop with Ctrl-C", server.address, offers(gateway.as_deref())));
+    crate::output::say(format_args!(
+        "engram is up: http://{} ({}); stop with Ctrl-C",
+        server.address,
+        offers(gateway.as_deref())
+    ));
     watch(args, &stop, &services, &metrics);
     let mut outcome = Ok(());
     let running: Vec<Running> = lock(&services).drain(..).collect();
@@ -146,7 +150,9 @@ fn gateway(
 fn offers(gateway: Option<&Gateway>) -> &'static str {
     match gateway {
         None => "schemas, metrics, health",
-        Some(gateway) if gateway.is_open() => "editors and programs of this machine, all as owners; schemas, metrics, health",
+        Some(gateway) if gateway.is_open() => {
+            "editors and programs of this machine, all as owners; schemas, metrics, health"
+        }
         Some(_) => "editors and programs with a token; schemas, metrics, health",
     }
 }

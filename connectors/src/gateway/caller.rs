@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Gateway;
 use super::auth::{Identity, Refusal, presented};
@@ -17,13 +17,56 @@ pub struct Caller {
     pub subprotocol: Option<&'static str>,
 }
 
+/// An answer to who is turned away, or has asked for what cannot be: what to do, and nothing internal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    status: StatusCode,
+    message: String,
+    retry_after_s: Option<u64>,
+    /// What is wrong with each of several things.
+    errors: Vec<Value>,
+}
+
+impl Denied {
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), retry_after_s: None, errors: Vec::new() }
+    }
+
+    /// Later, perhaps.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self { retry_after_s: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    pub fn with_errors(self, errors: Vec<Value>) -> Self {
+        Self { errors, ..self }
+    }
+}
+
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        let mut body = json!({"error_code": self.status.as_u16(), "message": self.message});
+        if !self.errors.is_empty() {
+            body["errors"] = self.errors.into();
+        }
+        let mut response = (self.status, axum::Json(body)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
 impl Gateway {
     /// Who sends a request, if they may send any. Before anything else of it is looked at.
-    pub(super) fn admit(&self, headers: &HeaderMap, uri: &Uri, address: SocketAddr) -> Result<Caller, Response> {
+    pub(super) fn admit(&self, headers: &HeaderMap, uri: &Uri, address: SocketAddr) -> Result<Caller, Denied> {
         let refuse = |refusal: Refusal| self.refuse(&refusal, None, address);
         self.rates.address(address.ip()).map_err(refuse)?;
         if self.authenticator.is_open() && !is_local(headers) {
-            return Err(answer(StatusCode::FORBIDDEN, "without authentication only pages and programs of this machine are served"));
+            let message = "without authentication only pages and programs of this machine are served";
+            return Err(Denied::new(StatusCode::FORBIDDEN, message));
         }
         let presented = presented(headers, uri.query());
         // It may have to fetch keys.
@@ -35,35 +78,16 @@ impl Gateway {
         Ok(Caller { identity, address, subprotocol: presented.subprotocol })
     }
 
-    /// The answer to who is turned away.
-    pub(super) fn refuse(&self, refusal: &Refusal, actor: Option<&str>, address: SocketAddr) -> Response {
+    /// The answer to who is turned away; logged and counted.
+    fn refuse(&self, refusal: &Refusal, actor: Option<&str>, address: SocketAddr) -> Denied {
         self.refusals.write(refusal, actor, address.ip());
         let status = StatusCode::from_u16(refusal.status()).expect("a refusal has an HTTP status");
-        let mut response = answer(status, &refusal.to_string());
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if let Some(seconds) = refusal.retry_after_s() {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-        }
-        response
+        Denied { retry_after_s: refusal.retry_after_s(), ..Denied::new(status, refusal.to_string()) }
     }
 
-    pub(super) fn refuse_caller(&self, refusal: &Refusal, caller: &Caller) -> Response {
+    pub(super) fn refuse_caller(&self, refusal: &Refusal, caller: &Caller) -> Denied {
         self.refuse(refusal, Some(&caller.identity.actor), caller.address)
     }
-}
-
-/// An answer that says what to do.
-pub fn answer(status: StatusCode, message: &str) -> Response {
-    (status, axum::Json(json!({"error_code": status.as_u16(), "message": message}))).into_response()
-}
-
-/// Later, perhaps.
-pub fn unavailable(message: &str) -> Response {
-    let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, message);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
 }
 
 /// Whether a request comes from this machine's own pages, or from no page at all: a browser says which page it is, and by

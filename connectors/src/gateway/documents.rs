@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::Gateway;
 use super::auth::Action;
-use super::caller::{Caller, answer, unavailable};
+use super::caller::{Caller, Denied};
 use super::session;
 
 /// Longest id of a document, bytes.
@@ -50,44 +50,41 @@ pub(super) async fn document(
     headers: HeaderMap,
     uri: Uri,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Response {
-    let caller = match gateway.admit(&headers, &uri, address) {
-        Ok(caller) => caller,
-        Err(response) => return response,
-    };
-    if let Err(reason) = check_id(&id) {
-        return answer(StatusCode::BAD_REQUEST, reason);
-    }
-    if let Err(refusal) = caller.identity.require(&id, Action::Read) {
-        return gateway.refuse_caller(&refusal, &caller);
-    }
+) -> Result<Response, Denied> {
+    let caller = gateway.admit(&headers, &uri, address)?;
+    check_id(&id)?;
+    caller.identity.require(&id, Action::Read).map_err(|refusal| gateway.refuse_caller(&refusal, &caller))?;
     match upgrade {
         Ok(upgrade) => connect(gateway, caller, id, upgrade).await,
         Err(_) if headers.get(header::UPGRADE).is_some() => {
-            answer(StatusCode::UPGRADE_REQUIRED, "this is no upgrade to a WebSocket of version 13")
+            Err(Denied::new(StatusCode::UPGRADE_REQUIRED, "this is no upgrade to a WebSocket of version 13"))
         }
         Err(_) => show(gateway, &caller, id, at).await,
     }
 }
 
-pub(super) fn check_id(id: &str) -> Result<(), &'static str> {
+pub(super) fn check_id(id: &str) -> Result<(), Denied> {
     if id.is_empty() || id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
-        return Err("a document's id has 1 to 512 bytes and no control characters");
+        let message = "a document's id has 1 to 512 bytes and no control characters";
+        return Err(Denied::new(StatusCode::BAD_REQUEST, message));
     }
     Ok(())
 }
 
 /// INVARIANT: whatever can be refused is refused here, by a status. After the upgrade an editor would try again and again.
-async fn connect(gateway: Arc<Gateway>, caller: Caller, id: String, upgrade: WebSocketUpgrade) -> Response {
+async fn connect(
+    gateway: Arc<Gateway>,
+    caller: Caller,
+    id: String,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Denied> {
     let who = (!gateway.is_open()).then_some(&caller.identity);
-    let counted = match gateway.connections.open(who, caller.address.ip()) {
-        Ok(counted) => counted,
-        Err(refusal) => return gateway.refuse_caller(&refusal, &caller),
-    };
+    let counted = gateway.connections.open(who, caller.address.ip());
+    let counted = counted.map_err(|refusal| gateway.refuse_caller(&refusal, &caller))?;
     let key = document_key(&caller.identity.tenant, &id);
     if let Err(reason) = gateway.rooms.open(&key).await {
         tracing::warn!(key, reason, "a document cannot be opened");
-        return unavailable("the document cannot be opened at present: try again");
+        return Err(Denied::unavailable("the document cannot be opened at present: try again"));
     }
     let message_bytes_max = gateway.limits.message_bytes_max as usize;
     let mut upgrade = upgrade
@@ -99,10 +96,10 @@ async fn connect(gateway: Arc<Gateway>, caller: Caller, id: String, upgrade: Web
         upgrade.set_selected_protocol(HeaderValue::from_static(subprotocol));
     }
     let identity = caller.identity;
-    upgrade.on_upgrade(move |socket| session::run(gateway, socket, identity, id, counted))
+    Ok(upgrade.on_upgrade(move |socket| session::run(gateway, socket, identity, id, counted)))
 }
 
-async fn show(gateway: Arc<Gateway>, caller: &Caller, id: String, at: Option<String>) -> Response {
+async fn show(gateway: Arc<Gateway>, caller: &Caller, id: String, at: Option<String>) -> Result<Response, Denied> {
     let key = document_key(&caller.identity.tenant, &id);
     let document_at = Arc::clone(&gateway.document_at);
     let state = tokio::task::spawn_blocking(move || document_at(&key, at.as_deref())).await;
@@ -110,14 +107,14 @@ async fn show(gateway: Arc<Gateway>, caller: &Caller, id: String, at: Option<Str
         Ok(Ok(state)) => {
             let roots: Map<String, Value> = serde_json::from_str(&state.roots).unwrap_or_default();
             let position = format!("{}:{}", state.partition, state.offset);
-            axum::Json(json!({
+            Ok(axum::Json(json!({
                 "id": id, "position": position, "seq": state.seq, "time": state.time, "hash": state.hash, "roots": roots
             }))
-            .into_response()
+            .into_response())
         }
-        Ok(Err(DocumentRefusal::NotFound(message))) => answer(StatusCode::NOT_FOUND, &message),
-        Ok(Err(DocumentRefusal::Wrong(message))) => answer(StatusCode::BAD_REQUEST, &message),
-        Ok(Err(DocumentRefusal::Unavailable(message))) => unavailable(&message),
-        Err(_) => unavailable("the server is stopping"),
+        Ok(Err(DocumentRefusal::NotFound(message))) => Err(Denied::new(StatusCode::NOT_FOUND, message)),
+        Ok(Err(DocumentRefusal::Wrong(message))) => Err(Denied::new(StatusCode::BAD_REQUEST, message)),
+        Ok(Err(DocumentRefusal::Unavailable(message))) => Err(Denied::unavailable(message)),
+        Err(_) => Err(Denied::unavailable("the server is stopping")),
     }
 }

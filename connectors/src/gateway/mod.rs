@@ -273,4 +273,3 @@ pub fn routes(gateway: Arc<Gateway>) -> Router {
         .route("/v1/topics/{topic}/stream", get(stream::stream))
         .with_state(gateway)
 }
-

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Bytes;
-use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::{self, Receiver, Sender};
 
 /// Frames that may wait.
 const FRAMES_MAX: usize = 1_024;

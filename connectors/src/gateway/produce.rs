@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::partitions_of;
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::Gateway;
 use super::auth::Action;
-use super::caller::{Caller, answer, unavailable};
+use super::caller::{Caller, Denied};
 use super::limits::depth_within;
 use super::writer::{Fate, Outgoing};
 use crate::events::{self, JsonEncoder, Of};
@@ -70,54 +70,50 @@ pub(super) async fn produce(
     headers: HeaderMap,
     uri: Uri,
     body: Body,
-) -> Response {
-    let caller = match gateway.admit(&headers, &uri, address) {
-        Ok(caller) => caller,
-        Err(response) => return response,
-    };
-    if let Err(refusal) = caller.identity.require_in_tenant(Action::Produce) {
-        return gateway.refuse_caller(&refusal, &caller);
-    }
-    let body = match timeout(BODY_MAX, to_bytes(body, gateway.limits.body_bytes_max as usize)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => {
-            let max = gateway.limits.body_bytes_max;
-            return answer(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body has at most {max} bytes: send less at a time"));
-        }
-        Err(_) => return answer(StatusCode::REQUEST_TIMEOUT, "the body has not come in time"),
-    };
-    let idempotency_key = match headers.get("idempotency-key").map(|key| key.to_str()) {
-        None => None,
-        Some(Ok(key)) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => {
-            Some(format!("{}:{topic}:{key}", caller.identity.tenant))
-        }
-        Some(_) => return answer(StatusCode::BAD_REQUEST, "an Idempotency-Key has 1 to 128 visible characters"),
-    };
+) -> Result<Response, Denied> {
+    let caller = gateway.admit(&headers, &uri, address)?;
+    caller.identity.require_in_tenant(Action::Produce).map_err(|refusal| gateway.refuse_caller(&refusal, &caller))?;
+    let body = read(body, gateway.limits.body_bytes_max as usize).await?;
+    let idempotency_key = idempotency_key(&headers, &caller, &topic)?;
     if let Some(written) = idempotency_key.as_deref().and_then(|key| gateway.produced.get(key)) {
-        return axum::Json(json!({"topic": topic, "written": written, "repeated": true})).into_response();
+        return Ok(axum::Json(json!({"topic": topic, "written": written, "repeated": true})).into_response());
     }
-    let lines = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-ndjson"));
-    let texts = match split(&body, lines, gateway.limits.json_depth_max as usize) {
-        Ok(texts) => texts,
-        Err(reason) => return answer(StatusCode::BAD_REQUEST, &reason),
-    };
+    let is_lines = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/x-ndjson");
+    let lines = headers.get(header::CONTENT_TYPE).is_some_and(is_lines);
+    let texts = split(&body, lines, gateway.limits.json_depth_max as usize);
+    let texts = texts.map_err(|reason| Denied::new(StatusCode::BAD_REQUEST, reason))?;
     let written = texts.len();
     let (work, topic_name) = (Arc::clone(&gateway), topic.clone());
     let encoded = tokio::task::spawn_blocking(move || work.encode(&caller, &topic_name, kind.as_deref(), &texts)).await;
-    let outgoing = match encoded {
-        Ok(Ok(outgoing)) => outgoing,
-        Ok(Err(response)) => return response,
-        Err(_) => return unavailable("the server is stopping"),
-    };
-    match timeout(WRITE_MAX, gateway.deliver(outgoing)).await {
-        Ok(Ok(())) => {
-            if let Some(key) = idempotency_key {
-                gateway.produced.put(key, written);
-            }
-            axum::Json(json!({"topic": topic, "written": written})).into_response()
+    let outgoing = encoded.map_err(|_| Denied::unavailable("the server is stopping"))??;
+    let unknown = "the log does not answer: it is not known whether the events were written";
+    let delivered = timeout(WRITE_MAX, gateway.deliver(outgoing)).await;
+    delivered.map_err(|_| Denied::unavailable(unknown))?.map_err(Denied::unavailable)?;
+    if let Some(key) = idempotency_key {
+        gateway.produced.put(key, written);
+    }
+    Ok(axum::Json(json!({"topic": topic, "written": written})).into_response())
+}
+
+async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Denied> {
+    match timeout(BODY_MAX, to_bytes(body, bytes_max)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => {
+            let message = format!("a body has at most {bytes_max} bytes: send less at a time");
+            Err(Denied::new(StatusCode::PAYLOAD_TOO_LARGE, message))
         }
-        Ok(Err(reason)) => unavailable(&reason),
-        Err(_) => unavailable("the log does not answer: it is not known whether the events were written"),
+        Err(_) => Err(Denied::new(StatusCode::REQUEST_TIMEOUT, "the body has not come in time")),
+    }
+}
+
+/// What a request is known by, among those of its tenant to its topic.
+fn idempotency_key(headers: &HeaderMap, caller: &Caller, topic: &str) -> Result<Option<String>, Denied> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    match key.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => {
+            Ok(Some(format!("{}:{topic}:{key}", caller.identity.tenant)))
+        }
+        _ => Err(Denied::new(StatusCode::BAD_REQUEST, "an Idempotency-Key has 1 to 128 visible characters")),
     }
 }
 
@@ -126,7 +122,9 @@ fn split(body: &[u8], lines: bool, depth_max: usize) -> Result<Vec<String>, Stri
     let deep = || format!("JSON is nested more than {depth_max} deep");
     let texts: Vec<String> = if lines {
         let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace));
-        let line = |line: &[u8]| if depth_within(line, depth_max) { Ok(String::from_utf8_lossy(line).into_owned()) } else { Err(deep()) };
+        let line = |line: &[u8]| {
+            if depth_within(line, depth_max) { Ok(String::from_utf8_lossy(line).into_owned()) } else { Err(deep()) }
+        };
         lines.map(line).collect::<Result<_, _>>()?
     } else {
         if !depth_within(body, depth_max) {
@@ -151,17 +149,23 @@ pub(super) fn tenant_of<'a>(topic: &str, key: &'a str) -> &'a str {
 }
 
 impl Gateway {
-    fn encode(&self, caller: &Caller, topic: &str, kind: Option<&str>, texts: &[String]) -> Result<Vec<Outgoing>, Response> {
+    fn encode(
+        &self,
+        caller: &Caller,
+        topic: &str,
+        kind: Option<&str>,
+        texts: &[String],
+    ) -> Result<Vec<Outgoing>, Denied> {
         let subject = events::subject(Of::Inputs, topic, kind)
-            .map_err(|error| answer(StatusCode::NOT_FOUND, &error.to_string().replace("--type", "?type=")))?;
+            .map_err(|error| Denied::new(StatusCode::NOT_FOUND, error.to_string().replace("--type", "?type=")))?;
         let unreachable = |error: &dyn std::fmt::Display| {
             tracing::warn!(%error, topic, "events cannot be written");
-            unavailable("the log or the schema registry cannot be reached: try again")
+            Denied::unavailable("the log or the schema registry cannot be reached: try again")
         };
         let mut encoder = JsonEncoder::new(&self.registry, subject).map_err(|error| unreachable(&error))?;
         let partitions = partitions_of(&self.log.topics().map_err(|error| unreachable(&error))?, topic);
         if partitions == 0 {
-            return Err(unavailable("no service has made this topic yet: start it with 'engram up'"));
+            return Err(Denied::unavailable("no service has made this topic yet: start it with 'engram up'"));
         }
         let (mut outgoing, mut wrong) = (Vec::new(), Vec::new());
         for (index, text) in texts.iter().enumerate() {
@@ -190,8 +194,7 @@ impl Gateway {
         }
         let message = format!("{} of {} events are wrong: nothing was written", wrong.len(), texts.len());
         wrong.truncate(WRONG_MAX);
-        let body = json!({"error_code": 422, "message": message, "errors": wrong});
-        Err((StatusCode::UNPROCESSABLE_ENTITY, axum::Json(body)).into_response())
+        Err(Denied::new(StatusCode::UNPROCESSABLE_ENTITY, message).with_errors(wrong))
     }
 
     /// Writes records and waits until the last is in the log, and with it all.
@@ -223,7 +226,8 @@ mod tests {
         assert_eq!(split(br#" {"a": 1} "#, false, 5), Ok(one.clone()));
         assert_eq!(split(br#"[{"a":1},{"a":1}]"#, false, 5), Ok([one.clone(), one.clone()].concat()));
         assert_eq!(split(b"{\"a\":1}\n\n  \n", true, 5), Ok(one));
-        for (body, lines) in [(&b""[..], false), (b"", true), (b"[]", false), (b"{", false), (b"[[[[[[1]]]]]]", false)] {
+        for (body, lines) in [(&b""[..], false), (b"", true), (b"[]", false), (b"{", false), (b"[[[[[[1]]]]]]", false)]
+        {
             assert!(split(body, lines, 5).is_err(), "{body:?}");
         }
     }

@@ -59,12 +59,8 @@ struct Editor {
 
 impl Room {
     pub fn new() -> Self {
-        let inner = Inner {
-            copy: None,
-            waiting: Vec::new(),
-            editors: BTreeMap::new(),
-            awareness: Awareness::default(),
-        };
+        let inner =
+            Inner { copy: None, waiting: Vec::new(), editors: BTreeMap::new(), awareness: Awareness::default() };
         Self { inner: Mutex::new(inner), readiness: watch::Sender::new(Readiness::Loading) }
     }
 

@@ -158,7 +158,7 @@ impl Rooms {
         let (load, key, room) = (Arc::clone(&self.load), key.to_owned(), Arc::clone(room));
         let rooms = Arc::clone(self);
         // Its end is told by the room's readiness.
-        let _ = self.runtime.spawn_blocking(move || {
+        drop(self.runtime.spawn_blocking(move || {
             for _ in 0..LOADS_MAX {
                 let is_whole = |state: Option<DocumentState>| {
                     let has_all = state.as_ref().map_or(0, |state| state.seq) >= rooms.recent().get(&key);
@@ -175,6 +175,6 @@ impl Rooms {
             }
             rooms.remove(&key, &room);
             room.fail("edits come faster than the document can be loaded".to_owned());
-        });
+        }));
     }
 }

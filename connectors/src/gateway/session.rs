@@ -22,12 +22,12 @@ use engram_schemas::yjs::protocol::{self, Message};
 use engram_schemas::yjs::{Outline, Reader};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::Gateway;
 use super::auth::{Action, Identity, Refusal};
 use super::limits::{Connection, MessageLimits};
 use super::outbox::{Outbox, Outgoing, outbox};
 use super::room::Room;
 use super::writer::Fate;
-use super::Gateway;
 
 /// How often it is told that a session is still there, and its connection is looked at.
 const BEAT: Duration = Duration::from_secs(30);
@@ -93,7 +93,8 @@ pub async fn run(
     let key = document_key(&identity.tenant, &document);
     let (name, connection) = (gateway.session_name(), gateway.next_connection());
     let Some(room) = enter(&gateway, &key, connection, &name, &outbox).await else {
-        return close(&mut socket, &End::new(code::TRY_AGAIN, "refused", "the document cannot be opened: try again")).await;
+        return close(&mut socket, &End::new(code::TRY_AGAIN, "refused", "the document cannot be opened: try again"))
+            .await;
     };
     let limits = MessageLimits::new(&gateway.limits, &gateway.clock);
     let mut session = Session {
@@ -217,14 +218,16 @@ impl Session {
 
     async fn frame(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.throttle(bytes.len()).await?;
-        let malformed = |what: &str| End::new(code::MALFORMED, "refused", format!("{what}: update the editor's libraries"));
+        let malformed =
+            |what: &str| End::new(code::MALFORMED, "refused", format!("{what}: update the editor's libraries"));
         let mut reader = Reader::new(bytes);
         loop {
             let message = Message::read(&mut reader).map_err(|_| malformed("this is no message of y-websocket"))?;
             match message {
                 None => return Ok(()),
                 Some(Message::Step1(state_vector)) => {
-                    let lacking = self.room.lacking(state_vector).ok_or_else(|| malformed("this is no state vector"))?;
+                    let lacking =
+                        self.room.lacking(state_vector).ok_or_else(|| malformed("this is no state vector"))?;
                     self.outbox.put(protocol::step2(&lacking).into());
                 }
                 Some(Message::Step2(update)) => self.edit(update, "sync").await?,

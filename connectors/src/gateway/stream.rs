@@ -24,7 +24,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::Gateway;
 use super::auth::Action;
-use super::caller::{answer, unavailable};
+use super::caller::Denied;
 use super::produce::tenant_of;
 
 /// Records that may wait for a slow reader; then it is waited for.
@@ -48,38 +48,29 @@ pub(super) async fn stream(
     Query(asked): Query<Parameters>,
     headers: HeaderMap,
     uri: Uri,
-) -> Response {
-    let caller = match gateway.admit(&headers, &uri, address) {
-        Ok(caller) => caller,
-        Err(response) => return response,
-    };
-    if let Err(refusal) = caller.identity.require_in_tenant(Action::Read) {
-        return gateway.refuse_caller(&refusal, &caller);
-    }
+) -> Result<Response, Denied> {
+    let caller = gateway.admit(&headers, &uri, address)?;
+    caller.identity.require_in_tenant(Action::Read).map_err(|refusal| gateway.refuse_caller(&refusal, &caller))?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     let from = last.or(asked.last_event_id).or(asked.from).unwrap_or_else(|| "end".to_owned());
     let Ok(permit) = Arc::clone(&gateway.streams).try_acquire_owned() else {
-        return unavailable("too many streams are open: try again later");
+        return Err(Denied::unavailable("too many streams are open: try again later"));
     };
     let (work, tenant) = (Arc::clone(&gateway), caller.identity.tenant);
     let opened = tokio::task::spawn_blocking(move || work.open_stream(&topic, &from, tenant)).await;
-    let (reading, records) = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(response)) => return response,
-        Err(_) => return unavailable("the server is stopping"),
-    };
+    let (reading, records) = opened.map_err(|_| Denied::unavailable("the server is stopping"))??;
     let thread = std::thread::Builder::new().name("gateway-stream".to_owned()).spawn(move || {
         reading.run();
         drop(permit);
     });
     if let Err(error) = thread {
         tracing::error!(%error, "a stream cannot be read");
-        return unavailable("the server is busy: try again later");
+        return Err(Denied::unavailable("the server is busy: try again later"));
     }
     let events = stream::unfold(records, |mut records: Receiver<Event>| async move {
         records.recv().await.map(|event| (Ok::<_, Infallible>(event), records))
     });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
 /// A topic that is read for one stream, by a thread of its own.
@@ -97,20 +88,21 @@ impl Gateway {
         topic: &str,
         from: &str,
         tenant: String,
-    ) -> Result<(Reading, Receiver<Event>), Response> {
+    ) -> Result<(Reading, Receiver<Event>), Denied> {
         let unreachable = |error: LogError| {
             tracing::warn!(%error, topic, "a stream cannot be opened");
-            unavailable("the log cannot be reached: try again")
+            Denied::unavailable("the log cannot be reached: try again")
         };
         let has_tenants = tenant_of(topic, "x:y") == "x";
         if topic.starts_with('_') || tenant != DEFAULT_TENANT && !has_tenants {
-            return Err(answer(StatusCode::NOT_FOUND, "there is no such topic for you"));
+            return Err(Denied::new(StatusCode::NOT_FOUND, "there is no such topic for you"));
         }
         let count = partitions_of(&self.log.topics().map_err(unreachable)?, topic);
         if count == 0 {
-            return Err(answer(StatusCode::NOT_FOUND, "there is no such topic"));
+            return Err(Denied::new(StatusCode::NOT_FOUND, "there is no such topic"));
         }
-        let partitions: Vec<TopicPartition> = (0..count).map(|partition| TopicPartition::new(topic, partition)).collect();
+        let partitions: Vec<TopicPartition> =
+            (0..count).map(|partition| TopicPartition::new(topic, partition)).collect();
         let ranges = self.log.offsets(&partitions).map_err(unreachable)?;
         let mut positions: Vec<(TopicPartition, i64)> = partitions
             .into_iter()
@@ -119,7 +111,10 @@ impl Gateway {
             .collect();
         if from != "beginning" && from != "end" {
             read_positions(from, &mut positions).ok_or_else(|| {
-                answer(StatusCode::BAD_REQUEST, "a position is 'beginning', 'end' or PARTITION:OFFSET,..., such as the id of an event")
+                Denied::new(
+                    StatusCode::BAD_REQUEST,
+                    "a position is 'beginning', 'end' or PARTITION:OFFSET,..., such as the id of an event",
+                )
             })?;
         }
         let (records, receiver) = mpsc::channel(WAITING_MAX);

@@ -8,7 +8,6 @@
 //! An edit that was written twice, because it was not known whether it had been, becomes part of its document once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -46,25 +45,9 @@ pub enum Fate {
     Tell(oneshot::Sender<Result<(), String>>),
 }
 
-/// What others may know of the writer.
-#[derive(Debug, Default)]
-pub struct WriterState {
-    unreachable: AtomicBool,
-    /// Edits that could not even be spooled since the log was lost.
-    lost: AtomicU64,
-}
-
-impl WriterState {
-    /// The log cannot be reached: edits are spooled.
-    pub fn is_unreachable(&self) -> bool {
-        self.unreachable.load(Ordering::Relaxed)
-    }
-}
-
 /// The writing thread.
 pub struct Writer {
     queue: Sender<Outgoing>,
-    pub state: Arc<WriterState>,
     thread: JoinHandle<()>,
 }
 
@@ -75,7 +58,9 @@ pub type OnChange = Arc<dyn Fn(Change) + Send + Sync>;
 pub enum Change {
     Unreachable,
     /// Everything that was spooled is in the log; `lost` edits could not be spooled and have to be asked for.
-    Reachable { lost: u64 },
+    Reachable {
+        lost: u64,
+    },
     /// The spool is full.
     Full,
 }
@@ -83,10 +68,9 @@ pub enum Change {
 impl Writer {
     pub fn start(log: Arc<dyn Log>, spool: Spool, on_change: OnChange) -> std::io::Result<Self> {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        let state = Arc::<WriterState>::default();
-        let work = Work { log, producer: None, spool, state: Arc::clone(&state), on_change };
+        let work = Work { log, producer: None, spool, is_unreachable: false, lost: 0, on_change };
         let thread = std::thread::Builder::new().name("gateway-writer".to_owned()).spawn(move || work.run(waiting))?;
-        Ok(Self { queue, state, thread })
+        Ok(Self { queue, thread })
     }
 
     /// A handle to put records into the queue. The thread ends once all handles are gone.
@@ -107,7 +91,10 @@ struct Work {
     log: Arc<dyn Log>,
     producer: Option<Box<dyn Producer>>,
     spool: Spool,
-    state: Arc<WriterState>,
+    /// The log cannot be reached: edits are spooled.
+    is_unreachable: bool,
+    /// Edits that could not even be spooled since the log was lost.
+    lost: u64,
     on_change: OnChange,
 }
 
@@ -118,12 +105,12 @@ impl Work {
             self.lose();
         }
         loop {
-            let first = if self.state.is_unreachable() {
+            let first = if self.is_unreachable {
                 self.try_again();
                 match waiting.try_recv() {
                     Ok(first) => first,
                     Err(mpsc::error::TryRecvError::Empty) => {
-                        if self.state.is_unreachable() {
+                        if self.is_unreachable {
                             std::thread::sleep(TRY_EVERY);
                         }
                         continue;
@@ -150,7 +137,7 @@ impl Work {
     }
 
     fn write(&mut self, batch: Vec<Outgoing>) {
-        if !self.state.is_unreachable() {
+        if !self.is_unreachable {
             let records = batch.iter().map(Outgoing::record);
             match write_all(&*self.log, &mut self.producer, records) {
                 Ok(()) => {
@@ -188,17 +175,17 @@ impl Work {
             0
         });
         if kept < edits.len() {
-            let before = self.state.lost.fetch_add((edits.len() - kept) as u64, Ordering::Relaxed);
-            if before == 0 {
+            if self.lost == 0 {
                 (self.on_change)(Change::Full);
             }
+            self.lost += (edits.len() - kept) as u64;
         }
     }
 
     /// The log cannot be reached.
     fn lose(&mut self) {
         self.producer = None;
-        self.state.unreachable.store(true, Ordering::Relaxed);
+        self.is_unreachable = true;
         (self.on_change)(Change::Unreachable);
     }
 
@@ -219,8 +206,8 @@ impl Work {
         match reached.map(|()| self.spool.clear()) {
             Ok(Ok(())) => {
                 tracing::info!(edits = spooled.len(), "the log can be written again");
-                self.state.unreachable.store(false, Ordering::Relaxed);
-                let lost = self.state.lost.swap(0, Ordering::Relaxed);
+                self.is_unreachable = false;
+                let lost = std::mem::take(&mut self.lost);
                 (self.on_change)(Change::Reachable { lost });
             }
             Ok(Err(error)) => tracing::error!(%error, "the spool cannot be emptied"),

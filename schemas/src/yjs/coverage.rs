@@ -71,9 +71,10 @@ impl Coverage {
             }
         }
         let brings = after.iter().any(|(client, next)| *next > self.next(*client))
-            || update.deleted.iter().any(|(client, range)| {
-                !self.deleted.get(client).is_some_and(|ranges| ranges.contains(range))
-            });
+            || update
+                .deleted
+                .iter()
+                .any(|(client, range)| !self.deleted.get(client).is_some_and(|ranges| ranges.contains(range)));
         if brings { Relation::New } else { Relation::Known }
     }
 

@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn frames_are_read_message_by_message() {
-        let bytes = [step1(b"sv"), update(b"u"), step2(b""), awareness(b"a"), permission_denied("no"), vec![3]].concat();
+        let bytes =
+            [step1(b"sv"), update(b"u"), step2(b""), awareness(b"a"), permission_denied("no"), vec![3]].concat();
         let mut reader = Reader::new(&bytes);
         let mut found = Vec::new();
         while let Some(message) = Message::read(&mut reader).expect("messages") {

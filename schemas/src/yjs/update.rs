@@ -172,7 +172,7 @@ fn read_content(reader: &mut Reader<'_>, kind: u8) -> Result<(u32, Content), Mal
             json(reader).and_then(|()| one(Content::Text))
         }
         7 => match reader.number()? {
-            0 | 1 | 2 => one(Content::Type),
+            0..=2 => one(Content::Type),
             // Elements and hooks have a name.
             3 | 5 => reader.text().and_then(|_| one(Content::Xml)),
             4 | 6 => one(Content::Xml),
@@ -217,7 +217,13 @@ mod tests {
     #[test]
     fn an_update_is_read() {
         let outline = Outline::read(TYPED).expect("an update");
-        let item = Item { origin: None, right_origin: None, parent: Some(Parent::Root("a")), key: None, content: Content::Text };
+        let item = Item {
+            origin: None,
+            right_origin: None,
+            parent: Some(Parent::Root("a")),
+            key: None,
+            content: Content::Text,
+        };
         assert_eq!(outline.structs, [Struct { id: Id { client: 1, clock: 0 }, len: 1, what: What::Item(item) }]);
         assert_eq!(outline.deleted, []);
         assert!(Outline::read(&[0, 0]).expect("an update").is_empty());

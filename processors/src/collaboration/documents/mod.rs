@@ -22,11 +22,11 @@ use std::collections::HashMap;
 use engram_pipeline::processor::{Context, Input, ProcessError, TaskSetup};
 use engram_pipeline::store::codec::to_bytes;
 use engram_pipeline::timers::{Timer, TimerClock};
+use engram_schemas::Event;
 use engram_schemas::codec::{Decoder, EncodeError, Encoder};
 use engram_schemas::document::{DocumentState, Edit, EditConflict, EditRejected, SequencedEdit};
 use engram_schemas::registry::Registry;
 use engram_schemas::yjs::{Outline, Relation};
-use engram_schemas::Event;
 
 use super::at;
 pub use config::DocumentsConfig;
@@ -98,7 +98,8 @@ impl Documents {
     ) -> Result<Result<(), Refused>, ProcessError> {
         let refused = |cause, detail: String| Ok(Err(Refused { cause, detail }));
         if edit.update.len() > self.config.update_bytes_max {
-            let detail = format!("the update has {} bytes, {} are allowed", edit.update.len(), self.config.update_bytes_max);
+            let detail =
+                format!("the update has {} bytes, {} are allowed", edit.update.len(), self.config.update_bytes_max);
             return refused("too-large", detail);
         }
         let outline = match Outline::read(&edit.update) {
@@ -220,8 +221,7 @@ impl Documents {
         let open = self.open.get_mut(&edit.document).expect("it was just edited");
         let head = &mut open.head;
         let (key, document) = (update_key(&edit.document, head.seq), document_key(&edit.document));
-        let stored =
-            StoredEdit { actor: edit.actor.clone(), offset, time: edit.time, update: edit.update.clone() };
+        let stored = StoredEdit { actor: edit.actor.clone(), offset, time: edit.time, update: edit.update.clone() };
         context.store(at::UPDATES_STORE).put(&key, &to_bytes(&stored))?;
         if !head.state_is_due {
             head.state_is_due = true;

@@ -134,7 +134,10 @@ mod tests {
         assert_eq!(nesting.add(&all(), 1), None);
         assert_eq!(nesting, Nesting::default());
         assert_eq!(nesting.add(&all(), 2), Some(()));
-        assert_eq!([(1, 0), (1, 1), (2, 0), (2, 1)].map(|(client, clock)| nesting.depth(id(client, clock))), [0, 2, 1, 2]);
+        assert_eq!(
+            [(1, 0), (1, 1), (2, 0), (2, 1)].map(|(client, clock)| nesting.depth(id(client, clock))),
+            [0, 2, 1, 2]
+        );
         let deeper = || update(vec![item(3, 0, None, Some(Parent::Item(id(2, 1))))]);
         assert_eq!(nesting.add(&deeper(), 2), None);
         assert_eq!(nesting.add(&deeper(), 3), Some(()));

@@ -30,7 +30,7 @@ impl Open {
     pub fn empty() -> Self {
         Self {
             head: Head::default(),
-            replica: Replica::new(),
+            replica: Replica::default(),
             coverage: Coverage::default(),
             nesting: Nesting::default(),
             places: Places::default(),

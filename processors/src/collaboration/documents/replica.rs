@@ -30,8 +30,8 @@ pub struct Replica {
     doc: Doc,
 }
 
-impl Replica {
-    pub fn new() -> Self {
+impl Default for Replica {
+    fn default() -> Self {
         let options = Options {
             offset_kind: OffsetKind::Utf16,
             // Otherwise it would delete formats on its own account.
@@ -41,7 +41,9 @@ impl Replica {
         };
         Self { doc: Doc::with_options(options) }
     }
+}
 
+impl Replica {
     /// Applies an update whose outline was read and whose causes are there.
     pub fn apply(&mut self, update: &[u8]) -> Result<(), ApplyError> {
         let decoded = catch_unwind(|| Update::decode_v1(update)).map_err(|_| ApplyError::Panicked)?;
