@@ -11,6 +11,7 @@ ENGRAM := $(CARGO_TARGET_DIR)/release/engram
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 VENV := tests/clients/.venv
+EDITORS := tests/clients/yjs/node_modules
 KAFKA_DIR ?= .kafka
 ARGS ?=
 
@@ -33,7 +34,7 @@ build: ## build the engram binary
 	@echo "built $(ENGRAM)"
 
 .PHONY: test
-test: setup kafka-fetch $(VENV)/.done ## run all tests; ARGS goes to `cargo test`
+test: setup kafka-fetch $(VENV)/.done $(EDITORS)/.done ## run all tests; ARGS goes to `cargo test`
 	@deploy/run-tests.sh $(ARGS)
 
 .PHONY: check
@@ -72,7 +73,7 @@ kafka-fetch: ## fetch Apache Kafka's jars
 	@deploy/kafka/kafka.sh fetch
 
 .PHONY: bench
-bench: build kafka-fetch ## measure on an Apache Kafka of its own; ARGS goes to `engram bench`
+bench: build kafka-fetch $(EDITORS)/.done ## measure on an Apache Kafka of its own; ARGS goes to `engram bench`
 	@deploy/with-kafka.sh $(ENGRAM) bench $(ARGS)
 
 .PHONY: bench-codec
@@ -81,7 +82,7 @@ bench-codec: ## measure reading and writing events by row and by column
 	cargo bench --workspace --bench codec
 
 .PHONY: soak
-soak: setup kafka-fetch ## the long form of the tests: up to 5 million events; ARGS goes to them
+soak: setup kafka-fetch $(EDITORS)/.done ## the long form of the tests: up to 5 million events; ARGS goes to them
 	ENGRAM_SOAK=1 KAFKA_HEAP=1g cargo test --release --workspace --test exactly_once --test replay --test take_over --test under_fire -- --nocapture $(ARGS)
 
 .PHONY: simulate
@@ -97,7 +98,7 @@ mutations: setup ## plant known bugs, one after the other: each must be caught; 
 .PHONY: clean
 clean: ## delete what was built here; data folders and compiled dependencies are kept
 	cargo clean --release -p engram -p engram-schemas -p engram-pipeline -p engram-processors -p engram-connectors -p engram-simulation
-	rm -rf $(VENV) deploy/kafka/target
+	rm -rf $(VENV) $(EDITORS) deploy/kafka/target
 
 $(CARGO_DENY):
 	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)
@@ -105,4 +106,8 @@ $(CARGO_DENY):
 $(VENV)/.done: tests/clients/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	@touch $@
+
+$(EDITORS)/.done: tests/clients/yjs/package-lock.json
+	cd tests/clients/yjs && npm ci --silent --no-audit --no-fund
 	@touch $@

@@ -2,7 +2,8 @@
 # Installs what this machine lacks (Debian, Ubuntu), or says what to install (elsewhere).
 #
 #   setup.sh build    to build and run Engram: a C++ compiler, cmake, libclang, and the headers of curl, OpenSSL and zlib
-#   setup.sh all      the tests too: Java and Maven (Apache Kafka), Python with venv (Confluent's client)
+#   setup.sh all      the tests too: Java and Maven (Apache Kafka), Python with venv (Confluent's client), Node 18 or later
+#                     with npm (Yjs editors)
 #
 # Each need is looked for by what it provides, not by a package's name, so that any way of installing it will do.
 set -euo pipefail
@@ -29,6 +30,13 @@ has_java_17() {
     major=$("$java" -version 2>&1 | sed -n 's/.* version "\(1\.\)\{0,1\}\([0-9]*\).*/\2/p' | head -n 1)
     [[ -n $major ]] && (( major >= 17 ))
 }
+has_node_18() {
+    local version
+    has node && has npm || return 1
+    version=$(node --version)
+    version=${version#v}
+    (( ${version%%.*} >= 18 ))
+}
 # 17 is what Kafka 4 asks for; releases that no longer carry it carry a later one.
 java_package() {
     if apt-cache show openjdk-17-jre-headless >/dev/null 2>&1; then
@@ -52,6 +60,7 @@ find_missing() {
     has_java_17 || missing+=("$(java_package)")
     has mvn || missing+=(maven)
     python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
+    has_node_18 || missing+=(nodejs npm)
 }
 
 case ${1:-} in
@@ -71,7 +80,7 @@ find_missing "$what"
 if ! has apt-get; then
     echo "setup.sh: not found on this machine (by the names of their Debian packages): ${missing[*]}" >&2
     if [[ $(uname -s) == Darwin ]]; then
-        echo "setup.sh: xcode-select --install && brew install cmake pkg-config llvm curl openssl zlib openjdk@17 maven python flock" >&2
+        echo "setup.sh: xcode-select --install && brew install cmake pkg-config llvm curl openssl zlib openjdk@17 maven python node flock" >&2
     fi
     exit 1
 fi

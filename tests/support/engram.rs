@@ -109,7 +109,12 @@ impl Engram {
     ///
     /// Its log is appended to a file beside the data folder, with this extension: `log`.
     pub fn up(&self, arguments: &[&str]) -> Up {
-        let command = self.command(&[&["up", "--http", "127.0.0.1:0"], arguments].concat());
+        self.up_at("127.0.0.1:0", arguments)
+    }
+
+    /// The same at an address that clients know already.
+    pub fn up_at(&self, http: &str, arguments: &[&str]) -> Up {
+        let command = self.command(&[&["up", "--http", http], arguments].concat());
         Up::start(command, &self.data.with_extension("log"))
     }
 
@@ -202,6 +207,11 @@ impl Up {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where editors find documents.
+    pub fn documents(&self) -> String {
+        format!("{}/v1/documents", self.http.replacen("http", "ws", 1))
     }
 
     /// What it has written to standard error so far.

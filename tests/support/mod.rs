@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program compiles this module and uses its own part of it")]
 
 pub mod activity;
+pub mod editors;
 pub mod engram;
 pub mod git_sample;
 pub mod kafka;
