@@ -56,7 +56,8 @@ export async function run (main) {
   } catch (error) {
     fail(error)
   }
-  process.exit(0)
+  // Once all that was printed is out: a pipe takes no more than it has room for.
+  process.stdout.write('', () => process.exit(0))
 }
 
 export function fail (error, code = 1) {
