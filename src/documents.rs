@@ -1,8 +1,8 @@
 //! Documents for the gateway: as they are, from the task that has them, here or in another process; and as they were.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use engram_connectors::gateway::DocumentRefusal;
@@ -22,6 +22,9 @@ use crate::wire::Connection;
 
 /// How long the lists of topics and processes are believed.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long a task may take to be opened, and how often it is looked for.
+const OPENED_WITHIN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Where documents are asked for.
 pub struct Documents {
@@ -48,8 +51,20 @@ impl Documents {
         Ok(Some(stored(&mut pinned, partition, key)?))
     }
 
-    /// A document from wherever its task is; `None` if it has no edit yet.
+    /// A document from wherever its task is; `None` if it has no edit yet. A task that is just being opened, here or by
+    /// whoever takes it over, is waited for.
     pub fn load(&self, key: &str) -> anyhow::Result<Option<DocumentState>> {
+        let until = Instant::now() + OPENED_WITHIN;
+        loop {
+            let loaded = self.load_now(key);
+            if loaded.is_ok() || Instant::now() >= until || self.stop.load(Ordering::Relaxed) {
+                return loaded;
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+
+    fn load_now(&self, key: &str) -> anyhow::Result<Option<DocumentState>> {
         if let Some(state) = self.own(key)? {
             return Ok(state);
         }

@@ -40,13 +40,14 @@ const THROTTLE_MAX: Duration = Duration::from_secs(30);
 /// Times that an editor tries to get into a document that is being closed.
 const JOINS_MAX: usize = 5;
 
-/// Close codes. Stock editors come back after all but those of 4400 to 4499.
+/// Close codes. Stock editors come back after all but those of 4400 to 4499, which are like HTTP's 400 to 499: to send the
+/// same again would end the same.
 mod code {
     pub const GOING_AWAY: u16 = 1001;
-    pub const UNSUPPORTED: u16 = 1003;
-    pub const MALFORMED: u16 = 1007;
     pub const TRY_AGAIN: u16 = 1013;
+    pub const MALFORMED: u16 = 4400;
     pub const EXPIRED: u16 = 4401;
+    pub const TOO_LARGE: u16 = 4413;
 }
 
 /// Why a session ends.
@@ -195,10 +196,14 @@ impl Session {
                             }
                         }
                         Some(Ok(Frame::Text(_))) => {
-                            return End::new(code::UNSUPPORTED, "refused", "messages are binary, as y-websocket sends them");
+                            return End::new(code::MALFORMED, "refused", "messages are binary, as y-websocket sends them");
                         }
                         Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
                         Some(Ok(Frame::Close(_))) => return End::new(code::GOING_AWAY, "closed", ""),
+                        Some(Err(error)) if is_too_large(&error) => {
+                            let max = self.gateway.limits.message_bytes_max;
+                            return End::new(code::TOO_LARGE, "refused", format!("a message has at most {max} bytes"));
+                        }
                         Some(Err(error)) => {
                             tracing::debug!(%error, session = self.name, "a connection has failed");
                             return lost();
@@ -337,4 +342,9 @@ impl Session {
 
 async fn sent(socket: &mut WebSocket, frame: Frame) -> bool {
     matches!(timeout(SEND_MAX, socket.send(frame)).await, Ok(Ok(())))
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<tungstenite::Error>());
+    matches!(cause, Some(tungstenite::Error::Capacity(_)))
 }
