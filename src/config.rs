@@ -10,7 +10,7 @@ use engram_connectors::gateway::limits::Limits;
 use engram_pipeline::snapshot::Policy;
 use engram_pipeline::worker::{CommitOptions, Guarantee};
 use engram_processors::activity::{ActivityConfig, Dimension, LateEvents, SourceConfig};
-use engram_processors::collaboration::documents::DocumentsConfig;
+use engram_processors::collaboration::{self, documents::DocumentsConfig};
 use serde::{Deserialize, Deserializer};
 
 use crate::values::duration_ms;
@@ -284,6 +284,15 @@ impl Config {
         })
     }
 
+    /// How a service commits: people wait for what collaboration has committed, so it has an interval of its own.
+    pub fn commit_options_of(&self, service: &str) -> anyhow::Result<CommitOptions> {
+        let mut options = self.commit_options()?;
+        if service == collaboration::NAME {
+            options.interval = Duration::from_millis(self.collaboration.commit_interval_ms.into());
+        }
+        Ok(options)
+    }
+
     pub fn commit_options(&self) -> anyhow::Result<CommitOptions> {
         let guarantee = match self.commit.guarantee.as_str() {
             "exactly-once" => Guarantee::ExactlyOnce,
@@ -371,8 +380,10 @@ mod tests {
         let errors = |config: &Config| config.errors.policy("activity").expect("valid");
         assert_eq!((errors(&documented), errors(&default)), (ErrorPolicy::default(), ErrorPolicy::default()));
         let shown = |config: &Config| {
-            let Config { partitions, commit, memory, snapshots, standby, auth, gateway, .. } = config;
-            format!("{partitions:?} {commit:?} {memory:?} {snapshots:?} {standby:?} {auth:?} {gateway:?}")
+            let Config { partitions, commit, memory, snapshots, standby, auth, gateway, collaboration, .. } = config;
+            format!(
+                "{partitions:?} {commit:?} {memory:?} {snapshots:?} {standby:?} {auth:?} {gateway:?} {collaboration:?}"
+            )
         };
         assert_eq!(shown(&documented), shown(&default));
     }
@@ -396,6 +407,7 @@ mod tests {
             "[auth]\nissuer = \"https://id.example\"",
             "[auth]\njwks = \"http://id.example/keys\"",
             "[gateway]\njson_depth_max = 0",
+            "[collaboration]\nnesting_max = 0",
             "[gateway]\nbytes_burst = 1000",
         ] {
             let config: Config = toml::from_str(text).expect("valid TOML");

@@ -77,7 +77,8 @@ fn editors_lose_nothing_while_gateway_processor_and_broker_are_killed() {
     let mut kills = [0, 0, 0];
     while Instant::now() < until || kills.contains(&0) {
         std::thread::sleep(Duration::from_millis(random.random_range(1_000..2_500)));
-        let victim = if soak { random.random_range(0..3) } else { kills.iter().position(|count| *count == 0).unwrap_or(0) };
+        let victim =
+            if soak { random.random_range(0..3) } else { kills.iter().position(|count| *count == 0).unwrap_or(0) };
         kills[victim] += 1;
         let pause = Duration::from_millis(random.random_range(0..1_500));
         match victim {

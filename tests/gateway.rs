@@ -51,8 +51,7 @@ fn is_everywhere(bed: &Bed, result: &Value) {
 #[test]
 fn stock_editors_converge_and_a_replay_makes_the_same() {
     let bed = Bed::start();
-    let arguments =
-        ["--document", "notes.md,src/main.rs", "--clients", "5", "--edits", "40", "--unique", "--formats"];
+    let arguments = ["--document", "notes.md,src/main.rs", "--clients", "5", "--edits", "40", "--unique", "--formats"];
     let lines = editors::run("editors", &[&["--url", &bed.up.documents()], &arguments[..]].concat());
     let results: Vec<&Value> = lines.iter().filter(|line| line["converged"] == true).collect();
     assert_eq!(results.len(), 2, "{lines:?}");
@@ -116,7 +115,10 @@ fn who_is_there_is_seen_and_known() {
         let current = bed.engram.consume("presence.current");
         let keys: BTreeSet<String> = current.iter().map(|record| record["key"].to_string()).collect();
         let gone = |key: &&String| {
-            current.iter().rfind(|record| record["key"].to_string() == **key).is_some_and(|last| last["value"].is_null())
+            current
+                .iter()
+                .rfind(|record| record["key"].to_string() == **key)
+                .is_some_and(|last| last["value"].is_null())
         };
         keys.len() == 2 && keys.iter().all(|key| gone(&key))
     });
@@ -211,12 +213,19 @@ fn an_editor_that_comes_while_the_gateway_stops_and_starts_again_loses_nothing()
     for kill in [true, false] {
         std::thread::sleep(Duration::from_millis(1_500));
         let running = up.take().expect("it runs");
-        if kill { running.kill() } else { running.stop() }
+        if kill {
+            running.kill()
+        } else {
+            running.stop()
+        }
         up = Some(engram.up_at(&address, &[]));
     }
     let lines = script.finish();
     let result = lines.iter().find(|line| line["converged"] == true).expect("a result");
-    println!("{}", json!({"sent": result["sent"], "acknowledged": result["acknowledged"], "reconnects": result["reconnects"]}));
+    println!(
+        "{}",
+        json!({"sent": result["sent"], "acknowledged": result["acknowledged"], "reconnects": result["reconnects"]})
+    );
     assert_eq!(result["lost"], json!([]), "{result}");
     up.expect("it runs").stop();
     engram.replays("collaboration");

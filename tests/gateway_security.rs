@@ -6,8 +6,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use engram_schemas::yjs::protocol::{self, Message, Shown};
 use engram_schemas::yjs::Reader;
+use engram_schemas::yjs::protocol::{self, Message, Shown};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use support::engram::{Engram, Up};
@@ -178,9 +178,11 @@ fn whoever_cannot_show_who_they_are_is_refused_at_the_door() {
     for (what, token) in &bad {
         let token = token.as_deref();
         assert_eq!(bed.socket("d", token).err(), Some(401), "{what}");
-        for (method, path) in
-            [("GET", "/v1/documents/d"), ("POST", "/v1/topics/document.edits"), ("GET", "/v1/topics/document.edits/stream")]
-        {
+        for (method, path) in [
+            ("GET", "/v1/documents/d"),
+            ("POST", "/v1/topics/document.edits"),
+            ("GET", "/v1/topics/document.edits/stream"),
+        ] {
             let (status, answer) = bed.ask(method, path, token, "{}");
             assert_eq!(status, 401, "{what}: {path}: {answer}");
             let message = answer["message"].as_str().expect("a message");
@@ -275,9 +277,16 @@ fn a_name_cannot_be_forged_and_a_session_ends_with_its_token() {
     // Of another's client nothing is taken.
     let gone = protocol::write_awareness([Shown { client: 5, clock: 9, state: "null" }].into_iter());
     ben.send(protocol::awareness(&gone));
-    assert!(ada.read_until(|frame| shown(frame).as_deref() == Some("null")).iter().all(|frame| shown(frame).as_deref() != Some("null")));
+    assert!(
+        ada.read_until(|frame| shown(frame).as_deref() == Some("null"))
+            .iter()
+            .all(|frame| shown(frame).as_deref() != Some("null"))
+    );
     assert_eq!(ada.closed(), Some(4401));
-    assert_eq!(bed.engram.consume("presence.events").iter().filter(|event| event["value"]["reason"] == "expired").count(), 1);
+    assert_eq!(
+        bed.engram.consume("presence.events").iter().filter(|event| event["value"]["reason"] == "expired").count(),
+        1
+    );
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn start(connection: &Connection, directory: &Arc<Directory>, args: &Up, name: &
         standby: standby.map(Arc::new),
         instance,
         static_membership: connection.config.kafka.static_membership,
-        commit: connection.config.commit_options()?,
+        commit: connection.config.commit_options_of(name)?,
         ..WorkerOptions::new(service, log, registry, connection.stores(name)?)
     };
     Ok(Running::start(&options, usize::from(args.workers))?)

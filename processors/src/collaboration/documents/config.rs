@@ -18,6 +18,8 @@ pub struct DocumentsConfig {
     pub checkpoint_bytes: usize,
     /// `document.state` follows a document that changes all the time by so much, ms.
     pub state_delay_ms: u32,
+    /// How often what was taken is committed, ms: how long an editor waits for its acknowledgement, and others for its edit.
+    pub commit_interval_ms: u32,
 }
 
 impl Default for DocumentsConfig {
@@ -29,6 +31,7 @@ impl Default for DocumentsConfig {
             open_documents_max: 256,
             checkpoint_bytes: 16 << 10,
             state_delay_ms: 500,
+            commit_interval_ms: 5,
         }
     }
 }
@@ -44,6 +47,7 @@ impl DocumentsConfig {
             ("open_documents_max", self.open_documents_max, 1..=100_000),
             ("checkpoint_bytes", self.checkpoint_bytes, 1..=largest),
             ("state_delay_ms", self.state_delay_ms as usize, 1..=3_600_000),
+            ("commit_interval_ms", self.commit_interval_ms as usize, 1..=5_000),
         ] {
             if !range.contains(&value) {
                 return Err(format!("collaboration.{name} is {value}: give {} to {}", range.start(), range.end()));
