@@ -76,6 +76,10 @@ kafka-fetch: ## fetch Apache Kafka's jars
 bench: build kafka-fetch $(EDITORS)/.done ## measure on an Apache Kafka of its own; ARGS goes to `engram bench`
 	@deploy/with-kafka.sh $(ENGRAM) bench $(ARGS)
 
+.PHONY: bench-editors
+bench-editors: build kafka-fetch $(EDITORS)/.done ## measure what editors wait for, beside Hocuspocus and the plain y-websocket server
+	@deploy/bench-editors.sh $(ENGRAM)
+
 .PHONY: bench-codec
 bench-codec: ## measure reading and writing events by row and by column
 	@deploy/setup.sh build
