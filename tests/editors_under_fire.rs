@@ -9,6 +9,7 @@ mod support;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use engram_schemas::yjs::protocol;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 use support::activity::seeded;
@@ -16,6 +17,7 @@ use support::editors::Script;
 use support::engram::{Engram, Up};
 use support::kafka::Kafka;
 use support::wait_until;
+use yrs::{Doc, Text as _, Transact as _};
 
 const CONFIG: &str = "[gateway]\nmessages_per_second = 10000\nmessages_burst = 10000\n\
                       [kafka]\nstatic_membership = true\n[kafka.properties]\n\"session.timeout.ms\" = \"6000\"\n";
@@ -126,6 +128,51 @@ fn editors_lose_nothing_while_gateway_processor_and_broker_are_killed() {
     gateway.up.take().expect("it runs").stop();
     processor.up.take().expect("it runs").stop();
     processor.engram.replays("collaboration");
+}
+
+/// The broker is away, and the gateway that has taken edits meanwhile dies before it is back: they are on its disk, and arrive
+/// once and in order.
+#[test]
+fn edits_outlive_the_broker_and_the_gateway() {
+    let (kafka, folder) = (Kafka::start_to_be_killed(), tempfile::tempdir().expect("a temporary folder"));
+    let mut machine = Machine::new(&kafka, folder.path(), "one", "collaboration");
+    machine.start();
+    let url = machine.up.as_ref().expect("it runs").documents();
+    let doc = Doc::with_client_id(7);
+    let text = doc.get_or_insert_text("text");
+    let (mut socket, _) = tungstenite::connect(format!("{url}/notes.md")).expect("an editor is let in");
+    let mut write = |letter: &str| {
+        let mut transaction = doc.transact_mut();
+        let end = text.len(&transaction);
+        text.insert(&mut transaction, end, letter);
+        let frame = protocol::update(&transaction.encode_update_v1());
+        socket.send(tungstenite::Message::Binary(frame.into())).expect("sent");
+    };
+    let shown = |machine: &Machine| {
+        let up = machine.up.as_ref().expect("it runs");
+        let response = ureq::get(format!("{}/v1/documents/notes.md", up.http)).call();
+        response.ok().and_then(|mut response| response.body_mut().read_json::<Value>().ok()).unwrap_or_default()
+    };
+    write("a");
+    wait_until("the first is there", BACK_WITHIN, || shown(&machine)["roots"]["text"] == "a");
+    kafka.kill();
+    for letter in ["b", "c", "d", "e"] {
+        write(letter);
+    }
+    let spool = machine.engram.data().join("gateway").join("spool");
+    let size = || spool.metadata().map_or(0, |metadata| metadata.len());
+    wait_until("they are on the disk", BACK_WITHIN, || size() > 0);
+    write("f");
+    let before = size();
+    wait_until("so is the last", BACK_WITHIN, || size() > before);
+    machine.kill();
+    kafka.restart();
+    machine.start();
+    wait_until("they are there", BACK_WITHIN, || shown(&machine)["roots"]["text"] == "abcdef");
+    wait_until("the spool is empty", BACK_WITHIN, || size() == 0);
+    assert_eq!(shown(&machine)["seq"], 6);
+    machine.up.take().expect("it runs").stop();
+    machine.engram.replays("collaboration");
 }
 
 /// The roots that have something in them: editors name some that nobody has ever put anything into.

@@ -1,4 +1,4 @@
-//! Stock Yjs editors through the gateway, on the embedded log: they converge, and what they have is what the log makes again;
+//! Stock Yjs editors through the gateway: they converge, and what they have is what the log makes again;
 //! traces of real editing arrive whole, however mangled; who is there is known, and events come and go by HTTP.
 
 mod support;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::editors::{self, Script};
 use support::engram::{Engram, Up};
+use support::kafka::Kafka;
 use support::wait_until;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -27,6 +28,14 @@ impl Bed {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let engram = Engram::embedded(&folder.path().join("data")).configured(FAST);
         let up = engram.up(&[]);
+        Self { engram, up, _folder: folder }
+    }
+
+    /// On the broker that the tests of this process share.
+    fn on_kafka() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let engram = Engram::on_kafka(&folder.path().join("data"), Kafka::shared().brokers()).configured(FAST);
+        let up = engram.up(&["--services", "collaboration"]);
         Self { engram, up, _folder: folder }
     }
 
@@ -76,7 +85,7 @@ fn traces_of_real_editing_arrive_whole() {
         println!("skipped: the editing traces are not beside this repository");
         return;
     }
-    let bed = Bed::start();
+    let bed = Bed::on_kafka();
     let soak = std::env::var_os("ENGRAM_SOAK").is_some();
     for (trace, mangle) in [("friendsforever", false), ("clownschool", true), ("rustcode", true)] {
         let (file, url) = (format!("{data}/{trace}.json.gz"), bed.up.documents());

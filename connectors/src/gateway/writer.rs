@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engram_pipeline::log::{Log, LogError, NewRecord, Producer, ProducerOptions};
 use tokio::sync::mpsc::{self, Receiver, Sender};
@@ -24,6 +24,8 @@ const BATCH_RECORDS_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Between two tries to reach the log.
 const TRY_EVERY: Duration = Duration::from_secs(1);
+/// Meanwhile, between two looks for edits to spool.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A record on its way.
 pub struct Outgoing {
@@ -68,7 +70,8 @@ pub enum Change {
 impl Writer {
     pub fn start(log: Arc<dyn Log>, spool: Spool, on_change: OnChange) -> std::io::Result<Self> {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        let work = Work { log, producer: None, spool, is_unreachable: false, lost: 0, on_change };
+        let work =
+            Work { log, producer: None, spool, is_unreachable: false, tried: Instant::now(), lost: 0, on_change };
         let thread = std::thread::Builder::new().name("gateway-writer".to_owned()).spawn(move || work.run(waiting))?;
         Ok(Self { queue, thread })
     }
@@ -93,6 +96,8 @@ struct Work {
     spool: Spool,
     /// The log cannot be reached: edits are spooled.
     is_unreachable: bool,
+    /// When it was last tried.
+    tried: Instant,
     /// Edits that could not even be spooled since the log was lost.
     lost: u64,
     on_change: OnChange,
@@ -106,15 +111,19 @@ impl Work {
         }
         loop {
             let first = if self.is_unreachable {
-                self.try_again();
+                if self.tried.elapsed() >= TRY_EVERY {
+                    self.try_again();
+                    self.tried = Instant::now();
+                }
                 match waiting.try_recv() {
                     Ok(first) => first,
                     Err(mpsc::error::TryRecvError::Empty) => {
                         if self.is_unreachable {
-                            std::thread::sleep(TRY_EVERY);
+                            std::thread::sleep(LOOK_EVERY);
                         }
                         continue;
                     }
+                    // What is in the spool stays there for the next life.
                     Err(mpsc::error::TryRecvError::Disconnected) => return,
                 }
             } else {
@@ -254,7 +263,14 @@ fn write_all<'a>(
             value: Some(record.value),
             headers: &record.headers,
         };
-        producer.write(&written, false)?;
+        match producer.write(&written, false) {
+            Ok(()) => {}
+            // It would be refused again; the others are not to wait for it.
+            Err(error @ (LogError::TooLarge(_) | LogError::Refused(_))) => {
+                tracing::error!(%error, topic = record.topic, "a record is not taken by the log, and is left out");
+            }
+            Err(error) => return Err(error),
+        }
     }
     producer.flush().map(drop)
 }

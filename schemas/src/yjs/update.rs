@@ -190,7 +190,7 @@ fn read_content(reader: &mut Reader<'_>, kind: u8) -> Result<(u32, Content), Mal
             reader.skip_any(VALUE_DEPTH_MAX)?;
             one(Content::Document)
         }
-        // Among them is 2, JSON texts, which Yjs has not written since its version 13.0.
+        // Among them is 2, JSON texts, which only old versions of Yjs have written.
         _ => Err(Malformed::Unknown("a kind of content")),
     }
 }
