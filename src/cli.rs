@@ -119,10 +119,12 @@ pub struct IngestGit {
     /// Name of this history in the log; by default it is made from its first commit
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
-    /// Make a document of each text file, which the commits' authors edit. The documents follow the revision's first
-    /// parents: a merge is one edit by the one who merged, and after each of these commits a document is what the file is. A
-    /// file that is deleted leaves its document empty; one that is renamed goes on as another document. Files that are no
-    /// UTF-8, have a NUL in them or are larger than 1 MiB are left out
+    /// Make each text file a document, too, which the commits' authors edit (topic document.edits)
+    ///
+    /// The documents follow the first parents of the revision: a merge is one edit by the one who merged, and after each of
+    /// these commits a document is what the file is. A file that is deleted leaves its document empty, one that is renamed
+    /// goes on as another document. Of files that are not UTF-8, have a NUL in them or are larger than 1 MiB the document is
+    /// empty.
     #[arg(long)]
     pub documents: bool,
     /// What a document's id has before the path, by default the name of the history and a slash

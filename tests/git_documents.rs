@@ -5,14 +5,17 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
-use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use engram_connectors::git::{DocumentsOptions, Ingest, IngestOptions, Progress};
 use engram_pipeline::dead_letter;
 use engram_pipeline::log::embedded::EmbeddedLog;
+use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
 use engram_pipeline::log::{Log, TopicPartition, partitions_of};
 use engram_pipeline::registry::LogRegistry;
 use engram_pipeline::replay::{Past, Program, ReadOnlyRegistry, RerunOptions, Walk};
@@ -26,10 +29,14 @@ use serde_json::Value;
 use support::activity::seeded;
 use support::engram::Engram;
 use support::git_sample::generate;
+use support::kafka::Kafka;
 
 const FILE_BYTES_MAX: usize = 1 << 20;
 /// Pairs that are asked for by HTTP, each of which makes the task's history again.
 const ASKED: usize = 4;
+
+/// Small commits: a moment in one of them is near its beginning.
+const CONFIG: &str = "[commit]\nrecords_max = 200\n";
 
 /// Random (file, commit) pairs of each history.
 fn pairs() -> usize {
@@ -195,8 +202,7 @@ fn check_in_passing(walk: &mut Walk<'_>, task: i32, mut expected: Vec<&Expected>
     assert!(next.next().is_none(), "every edit was taken");
 }
 
-fn check(engram: &Engram, folder: &Path, expected: &[Expected]) {
-    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(engram.data()).expect("nobody else has it open"));
+fn check(log: Arc<dyn Log>, folder: &Path, expected: &[Expected]) {
     let registry: Arc<dyn Registry> = Arc::new(ReadOnlyRegistry(Arc::new(LogRegistry::new(Arc::clone(&log)))));
     let topics = log.topics().expect("topics");
     let partitions = partitions_of(&topics, collaboration::DOCUMENT_EDITS);
@@ -235,7 +241,7 @@ fn ask(engram: &Engram, expected: &[Expected]) {
 }
 
 /// All that a history's documents must be, once it is in.
-fn documents_are_files(engram: &Engram, folder: &Path, repository: &Path, random: &mut StdRng) {
+fn documents_are_files(engram: &Engram, brokers: Option<&str>, folder: &Path, repository: &Path, random: &mut StdRng) {
     let path = repository.display().to_string();
     let done = engram.json(&["ingest", "git", &path, "--documents"]);
     assert_eq!((&done[0]["documents"]["commits"], &done[0]["documents"]["edits"]), (&0.into(), &0.into()));
@@ -244,11 +250,17 @@ fn documents_are_files(engram: &Engram, folder: &Path, repository: &Path, random
     engram.catch_up();
     let caught_up = started.elapsed();
     assert_eq!(engram.consume("document.rejects"), [] as [Value; 0]);
+    // Each author has seen all that came before.
+    assert_eq!(engram.consume("document.conflicts"), [] as [Value; 0]);
     let line = lines(&git(repository, &["rev-list", "--first-parent", "--reverse", "HEAD"]));
     let edits = edits(engram);
     let expected = expectations(repository, &prefix, &line, &edits, random);
     let started = Instant::now();
-    check(engram, folder, &expected);
+    let log: Arc<dyn Log> = match brokers {
+        Some(brokers) => Arc::new(KafkaLog::connect(KafkaOptions::new(brokers)).expect("the broker is there")),
+        None => Arc::new(EmbeddedLog::open(engram.data()).expect("nobody else has it open")),
+    };
+    check(log, folder, &expected);
     let checked = started.elapsed();
     ask(engram, &expected[..ASKED]);
     println!(
@@ -261,8 +273,7 @@ fn documents_are_files(engram: &Engram, folder: &Path, repository: &Path, random
 }
 
 fn engram_in(folder: &Path) -> Engram {
-    // Small commits: a moment in one of them is near its beginning.
-    Engram::embedded(&folder.join("data")).configured("[commit]\nrecords_max = 200\n")
+    Engram::embedded(&folder.join("data")).configured(CONFIG)
 }
 
 /// In parts, the last of them killed again and again.
@@ -271,18 +282,18 @@ fn ingest_with_kills(engram: &Engram, repository: &Path, random: &mut StdRng) {
     let line = lines(&git(repository, &["rev-list", "--first-parent", "HEAD"])).len();
     let earlier = format!("HEAD~{}", random.random_range(line / 4..line / 2));
     engram.run(&["ingest", "git", &path, "--documents", "--revision", &earlier]);
-    killed(engram, &path, 5..120, random);
+    killed(engram, &path, random);
     println!("{}", engram.run(&["ingest", "git", &path, "--documents"]));
 }
 
 /// Runs that do not come to their end.
-fn killed(engram: &Engram, path: &str, within_ms: Range<u64>, random: &mut StdRng) {
+fn killed(engram: &Engram, path: &str, random: &mut StdRng) {
     let mut killed = 0;
     for _ in 0..6 {
         let mut ingest = engram.command(&["ingest", "git", path, "--documents"]);
         let mut ingest = ingest.stdout(Stdio::null()).spawn().expect("it runs");
         // Not a wait for a condition: the moment of the kill is what is random.
-        std::thread::sleep(Duration::from_millis(random.random_range(within_ms.clone())));
+        std::thread::sleep(Duration::from_millis(random.random_range(5..120)));
         killed += usize::from(ingest.try_wait().expect("our child").is_none());
         let _ = ingest.kill();
         ingest.wait().expect("our child");
@@ -299,7 +310,23 @@ fn documents_of_an_odd_history() {
     generate(&repository, commits(), random.random());
     let engram = engram_in(folder.path());
     ingest_with_kills(&engram, &repository, &mut random);
-    documents_are_files(&engram, folder.path(), &repository, &mut random);
+    documents_are_files(&engram, None, folder.path(), &repository, &mut random);
+}
+
+/// The same on Apache Kafka, and while the services run.
+#[test]
+fn documents_on_apache_kafka() {
+    let kafka = Kafka::start();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut random = seeded();
+    let repository = folder.path().join("repository");
+    generate(&repository, 700, random.random());
+    let engram = Engram::on_kafka(&folder.path().join("data"), kafka.brokers()).configured(CONFIG);
+    let up = engram.up(&[]);
+    ingest_with_kills(&engram, &repository, &mut random);
+    up.stop();
+    documents_are_files(&engram, Some(kafka.brokers()), folder.path(), &repository, &mut random);
+    kafka.stop();
 }
 
 /// Texts that people change here and there, with characters of all lengths, and now and then no text at all.
@@ -310,8 +337,22 @@ fn documents_of_texts_that_are_edited() {
     let repository = folder.path().join("repository");
     edited_texts(&repository, commits(), &mut random);
     let engram = engram_in(folder.path());
+    let up = engram.up(&[]);
     ingest_with_kills(&engram, &repository, &mut random);
-    documents_are_files(&engram, folder.path(), &repository, &mut random);
+    up.stop();
+    documents_are_files(&engram, None, folder.path(), &repository, &mut random);
+}
+
+/// A run that ends after its first transaction of edits.
+fn died_within_a_commit(engram: &Engram, repository: &Path) {
+    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(engram.data()).expect("nobody else has it open"));
+    let registry: Arc<dyn Registry> = Arc::new(LogRegistry::new(Arc::clone(&log)));
+    let documents = Some(DocumentsOptions::default());
+    let options = IngestOptions { revision: "HEAD".to_owned(), source: None, documents };
+    let mut ingest = Ingest::open(repository, &options).expect("a repository");
+    let mut die = |progress: Progress| assert_ne!(progress.edits, Some(5_000), "it dies here");
+    let run = || ingest.run(&*log, &registry, &AtomicBool::new(false), &mut die).map(drop);
+    assert!(catch_unwind(AssertUnwindSafe(run)).is_err());
 }
 
 /// More files in one commit than a transaction has edits.
@@ -328,9 +369,11 @@ fn documents_of_an_import() {
     let engram = engram_in(folder.path());
     let path = repository.display().to_string();
     engram.run(&["ingest", "git", &path]);
-    killed(&engram, &path, 100..600, &mut random);
-    println!("{}", engram.run(&["ingest", "git", &path, "--documents"]));
-    documents_are_files(&engram, folder.path(), &repository, &mut random);
+    engram.catch_up();
+    died_within_a_commit(&engram, &repository);
+    let rest = engram.json(&["ingest", "git", &path, "--documents"]);
+    assert_eq!((&rest[0]["commits"], &rest[0]["documents"]["edits"]), (&0.into(), &7_000.into()));
+    documents_are_files(&engram, None, folder.path(), &repository, &mut random);
     assert_eq!(engram.consume("document.edits").len(), 12_000);
 }
 
@@ -348,7 +391,10 @@ fn documents_of_this_repository() {
     println!("{}", engram.run(&["ingest", "git", &path, "--documents", "--prefix", "engram:"]));
     let other = engram.fails(1, &["ingest", "git", &path, "--documents", "--prefix", "other/"]);
     assert!(other.contains(r#"have the prefix "engram:""#), "{other}");
-    documents_are_files(&engram, folder.path(), repository, &mut seeded());
+    let source = ["ingest", "git", &path, "--source", "other", "--documents", "--prefix", "engram:"];
+    let taken = engram.fails(1, &source);
+    assert!(taken.contains("give another --prefix"), "{taken}");
+    documents_are_files(&engram, None, folder.path(), repository, &mut seeded());
 }
 
 /// Once the revision is one that the documents' commit does not lead to, they become its files all the same.

@@ -106,6 +106,8 @@ pub enum IngestError {
     WrongPrefix,
     #[error("the documents of {name} have the prefix {prefix:?}: leave --prefix out, or give another --source name")]
     OtherPrefix { name: String, prefix: String },
+    #[error("the documents of {other} have the prefix {prefix:?} already: give another --prefix")]
+    TakenPrefix { other: String, prefix: String },
     #[error(
         "document {document} is not what git has written to it: edits are gone from the topic; give another --source name \
          and --prefix to make documents anew"

@@ -92,7 +92,8 @@ impl Documents {
         if options.prefix.as_ref().is_some_and(|prefix| prefix.chars().any(char::is_control)) {
             return Err(IngestError::WrongPrefix);
         }
-        let known = Position::read(log, source)?;
+        let mut others = Position::read_all(log)?;
+        let known = others.remove(source);
         let position = match (&options.prefix, known) {
             (Some(prefix), Some(known)) if *prefix != known.prefix => {
                 return Err(IngestError::OtherPrefix { name: source.to_owned(), prefix: known.prefix });
@@ -100,6 +101,9 @@ impl Documents {
             (_, Some(known)) => known,
             (prefix, None) => {
                 let prefix = prefix.clone().unwrap_or_else(|| format!("{source}/"));
+                if let Some((other, _)) = others.into_iter().find(|(_, other)| other.prefix == prefix) {
+                    return Err(IngestError::TakenPrefix { other, prefix });
+                }
                 Position { prefix, ..Position::default() }
             }
         };

@@ -1,6 +1,8 @@
 //! How far a repository's documents are: one record per source in a compacted topic, written in the transaction of the edits
 //! that it speaks of.
 
+use std::collections::BTreeMap;
+
 use engram_pipeline::log::Log;
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +28,14 @@ pub struct Position {
 }
 
 impl Position {
-    /// `None` if the source has no documents yet.
-    pub fn read(log: &dyn Log, source: &str) -> Result<Option<Self>, IngestError> {
-        let Some(value) = read_values(log, TOPIC)?.remove(source) else { return Ok(None) };
-        let position = serde_json::from_slice(&value);
-        Ok(Some(position.map_err(|error| damaged(TOPIC, source, error.to_string()))?))
+    /// Those of all sources that have documents.
+    pub fn read_all(log: &dyn Log) -> Result<BTreeMap<String, Self>, IngestError> {
+        let positions = read_values(log, TOPIC)?.into_iter().map(|(source, value)| {
+            let position = serde_json::from_slice(&value);
+            let position = position.map_err(|error| damaged(TOPIC, &source, error.to_string()))?;
+            Ok((source, position))
+        });
+        positions.collect()
     }
 
     pub fn to_json(&self) -> Vec<u8> {
