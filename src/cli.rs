@@ -105,7 +105,7 @@ pub struct Up {
 
 #[derive(Debug, Subcommand)]
 pub enum Ingest {
-    /// A git repository's history: activity of its authors, relations between authors and files
+    /// A git repository's history: activity of its authors, relations between authors and files, documents
     Git(IngestGit),
 }
 
@@ -119,6 +119,17 @@ pub struct IngestGit {
     /// Name of this history in the log; by default it is made from its first commit
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
+    /// Make each text file a document, too, which the commits' authors edit (topic document.edits)
+    ///
+    /// The documents follow the first parents of the revision: a merge is one edit by the one who merged, and after each of
+    /// these commits a document is what the file is. A file that is deleted leaves its document empty, one that is renamed
+    /// goes on as another document. Of files that are not UTF-8, have a NUL in them or are larger than 1 MiB the document is
+    /// empty.
+    #[arg(long)]
+    pub documents: bool,
+    /// What a document's id has before the path, by default the name of the history and a slash
+    #[arg(long, value_name = "PREFIX", requires = "documents")]
+    pub prefix: Option<String>,
 }
 
 #[derive(Debug, Args)]

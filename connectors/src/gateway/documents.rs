@@ -19,7 +19,7 @@ use super::caller::{Caller, Denied};
 use super::session;
 
 /// Longest id of a document, bytes.
-const ID_BYTES_MAX: usize = 512;
+pub(crate) const ID_BYTES_MAX: usize = 512;
 /// A connection reads into so much; what is larger comes in parts.
 const READ_BYTES: usize = 4 << 10;
 

@@ -54,6 +54,7 @@ use spool::Spool;
 use tail::Tail;
 use writer::{Change, Fate, Outgoing, Writer};
 
+pub(crate) use documents::ID_BYTES_MAX as DOCUMENT_ID_BYTES_MAX;
 pub use documents::{DocumentAt, DocumentRefusal};
 pub use rooms::Load;
 

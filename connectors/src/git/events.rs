@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use engram_schemas::activity::Interaction;
+use engram_schemas::document::Edit;
 use engram_schemas::graph::RelationCreated;
 use gix::ObjectId;
 
@@ -71,6 +72,25 @@ impl<'a> Story<'a> {
     /// Between two files of the commit. Id: `COMMIT:CHANGED_WITH:FROM:TO`.
     pub fn changed_with(&self, from: &str, to: &str) -> RelationCreated {
         self.relation(format!("{}:CHANGED_WITH:{from}:{to}", self.commit), "CHANGED_WITH", from, to)
+    }
+
+    /// What it changed in a file's document. Id: `COMMIT:EDIT:PATH`.
+    pub fn edit(&self, path: &str, document: String, update: Vec<u8>) -> Edit {
+        Edit {
+            id: format!("{}:EDIT:{path}", self.commit),
+            time: self.time,
+            document,
+            actor: self.user.clone(),
+            session: String::new(),
+            update,
+            source: SOURCE.to_owned(),
+            purpose: self.commit.clone(),
+        }
+    }
+
+    /// Who.
+    pub fn user(&self) -> &str {
+        &self.user
     }
 
     fn interaction(&self, id: String, kind: &str, target: Option<String>) -> Interaction {

@@ -112,6 +112,18 @@ impl History {
         order
     }
 
+    /// The first parents of `tip` and itself, oldest first, without what can be reached from `hidden`
+    /// (`git rev-list --first-parent --reverse TIP --not HIDDEN`).
+    pub fn line(&self, tip: Node, hidden: &[Node]) -> Vec<Node> {
+        let mut seen = vec![false; self.ids.len()];
+        self.reach(hidden, &mut seen);
+        let first_parent = |&node: &Node| self.parents(node).first().copied();
+        let mut line: Vec<Node> =
+            std::iter::successors(Some(tip), first_parent).take_while(|&node| !seen[node as usize]).collect();
+        line.reverse();
+        line
+    }
+
     /// Those of the commits that cannot be reached from the others, each once.
     pub fn heads(&self, nodes: &[Node]) -> Vec<Node> {
         let mut heads = nodes.to_vec();
@@ -200,6 +212,20 @@ mod tests {
         assert_eq!(walk(&history, &[6], &[4, 3]), [5, 6]);
         assert_eq!(walk(&history, &[2], &[6]), [0_u8; 0]);
         assert_eq!(walk(&history, &[6], &[6]), [0_u8; 0]);
+    }
+
+    #[test]
+    fn a_line_is_of_first_parents() {
+        let history = history(COMMITS);
+        let node = |number: u8| history.nodes[&id(number)];
+        let line = |tip: u8, hidden: &[u8]| -> Vec<u8> {
+            let hidden: Vec<Node> = hidden.iter().map(|&number| node(number)).collect();
+            history.line(node(tip), &hidden).into_iter().map(|node| history.id(node).as_bytes()[0]).collect()
+        };
+        assert_eq!(line(6, &[]), [1, 2, 4, 6]);
+        assert_eq!(line(6, &[2]), [4, 6]);
+        assert_eq!(line(6, &[5]), [4, 6]);
+        assert_eq!(line(3, &[6]), [0_u8; 0]);
     }
 
     #[test]

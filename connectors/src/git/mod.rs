@@ -9,10 +9,13 @@
 //!   transactions:  [events, position 500] | [events, position 1000] | ...
 //! ```
 //!
+//! Where it is wanted, the files are `documents` too, in transactions of their own that follow.
+//!
 //! INVARIANT: every commit's events are in the log once, however often and whenever an ingest was killed: the position is
 //! in the transaction of its events, read after the producer has fenced the one before it, and the walk is always the same.
 
 mod commit;
+mod documents;
 mod events;
 mod history;
 mod position;
@@ -21,6 +24,7 @@ mod text;
 mod writer;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use engram_pipeline::log::{CommitError, Log, LogError};
@@ -29,11 +33,13 @@ use engram_schemas::registry::{Registry, RegistryError};
 use gix::ObjectId;
 use thiserror::Error;
 
+use documents::Documents;
 use history::{History, Node};
 use position::Position;
 use repository::Repository;
 use writer::Writer;
 
+pub use documents::{DocumentsOptions, DocumentsSummary, FILE_BYTES_MAX};
 pub use text::text;
 
 const ACTIVITY: &str = "activity.events";
@@ -50,14 +56,18 @@ pub struct IngestOptions {
     /// The name of this history in the log. `None` goes on with the one under which some of its commits are there
     /// already; where there is none, it is `git-` and the first 12 digits of the oldest root.
     pub source: Option<String>,
+    /// `None`: no documents are made of the files.
+    pub documents: Option<DocumentsOptions>,
 }
 
-/// How far a run is.
+/// How far a run is: first with the events, then with the documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     pub commits: u64,
     /// What this run has to do.
     pub commits_total: u64,
+    /// Edits of documents; `None` as long as it is about events.
+    pub edits: Option<u64>,
 }
 
 /// What a run has added to the log.
@@ -71,6 +81,8 @@ pub struct Summary {
     pub relations: u64,
     /// It is a shallow clone: what lies before its boundary is not in the log, and no later run will add it.
     pub is_shallow: bool,
+    /// `None` where no documents were wanted.
+    pub documents: Option<DocumentsSummary>,
 }
 
 /// Why a history could not be ingested. Nothing of an unfinished transaction is left in the log.
@@ -90,6 +102,17 @@ pub enum IngestError {
          another --source name than {name} to ingest it as a new one"
     )]
     MissingCommit { id: String, name: String },
+    #[error("the prefix of documents cannot have control characters")]
+    WrongPrefix,
+    #[error("the documents of {name} have the prefix {prefix:?}: leave --prefix out, or give another --source name")]
+    OtherPrefix { name: String, prefix: String },
+    #[error("the documents of {other} have the prefix {prefix:?} already: give another --prefix")]
+    TakenPrefix { other: String, prefix: String },
+    #[error(
+        "document {document} is not what git has written to it: edits are gone from the topic; give another --source name \
+         and --prefix to make documents anew"
+    )]
+    StrangeDocument { document: String },
     #[error("cannot read {what}")]
     Read { what: String, source: Source },
     #[error("an event cannot be written")]
@@ -118,6 +141,7 @@ pub struct Ingest {
     source: String,
     /// The source's name was made, not given.
     is_unnamed: bool,
+    documents: Option<DocumentsOptions>,
 }
 
 /// A part of the way: a walk, of which the first `position.commits` are in the log already.
@@ -143,14 +167,15 @@ impl Ingest {
                 format!("git-{}", root.to_hex_with_len(12))
             }
         };
-        Ok(Self { repository, history, tip, source, is_unnamed: options.source.is_none() })
+        let (is_unnamed, documents) = (options.source.is_none(), options.documents.clone());
+        Ok(Self { repository, history, tip, source, is_unnamed, documents })
     }
 
     /// Writes what is not in the log yet, until all of it is or `stop` is set. `on_progress` hears of each transaction.
     pub fn run(
         &mut self,
         log: &dyn Log,
-        registry: &dyn Registry,
+        registry: &Arc<dyn Registry>,
         stop: &AtomicBool,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Summary, IngestError> {
@@ -158,10 +183,22 @@ impl Ingest {
         if self.is_unnamed {
             self.find_source(log)?;
         }
-        let mut writer = Writer::open(log, registry, &self.source)?;
+        if self.documents.is_some() {
+            documents::create_topic(log)?;
+        }
+        let mut writer = Writer::open(log, &**registry, &self.source, self.documents.is_some())?;
         let position = Position::read(log, &self.source)?;
         let legs = self.legs(position)?;
-        let written = self.write(&mut writer, legs, stop, on_progress);
+        let mut written = self.write(&mut writer, legs, stop, on_progress);
+        if let (Ok(summary), Some(options)) = (&mut written, self.documents.clone())
+            && !stop.load(Ordering::Relaxed)
+        {
+            let documents = Documents::open(log, registry, &self.source, &options);
+            match documents.and_then(|documents| self.write_documents(documents, &mut writer, stop, on_progress)) {
+                Ok(documents) => summary.documents = Some(documents),
+                Err(error) => written = Err(error),
+            }
+        }
         if written.is_err()
             && let Err(error) = writer.abort()
         {
@@ -215,9 +252,10 @@ impl Ingest {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Summary, IngestError> {
         let is_shallow = self.repository.is_shallow();
-        let mut summary = Summary { source: self.source.clone(), commits: 0, activity: 0, relations: 0, is_shallow };
+        let source = self.source.clone();
+        let mut summary = Summary { source, commits: 0, activity: 0, relations: 0, is_shallow, documents: None };
         let commits_total = legs.iter().map(|leg| (leg.order.len() - leg.position.commits) as u64).sum();
-        on_progress(Progress { commits: 0, commits_total });
+        on_progress(Progress { commits: 0, commits_total, edits: None });
         for Leg { mut position, order, end } in legs {
             while position.commits < order.len() {
                 let node = order[position.commits];
@@ -230,11 +268,11 @@ impl Ingest {
                 let full = pending.commits >= TRANSACTION_COMMITS_MAX
                     || pending.activity + pending.relations >= TRANSACTION_RECORDS_MAX;
                 if finished || full || stopped {
-                    let written = writer.commit(if finished { &end } else { &position })?;
+                    let written = writer.commit(position::TOPIC, &if finished { &end } else { &position }.to_json())?;
                     summary.commits += written.commits;
                     summary.activity += written.activity;
                     summary.relations += written.relations;
-                    on_progress(Progress { commits: summary.commits, commits_total });
+                    on_progress(Progress { commits: summary.commits, commits_total, edits: None });
                 }
                 if stopped {
                     return Ok(summary);
@@ -242,6 +280,23 @@ impl Ingest {
             }
         }
         Ok(summary)
+    }
+
+    /// Takes the documents along their line: to the end of the commit that was begun, and on to the tip.
+    fn write_documents(
+        &mut self,
+        mut documents: Documents,
+        writer: &mut Writer,
+        stop: &AtomicBool,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<DocumentsSummary, IngestError> {
+        let [at, begun] = documents.place().map(|id| id.map(str::to_owned));
+        let hidden = self.nodes(at.as_slice())?;
+        let begun = self.nodes(begun.as_slice())?;
+        let mut line = begun.clone();
+        line.extend(self.history.line(self.tip, &[hidden, begun].concat()));
+        let line: Vec<ObjectId> = line.into_iter().map(|node| self.history.id(node)).collect();
+        documents.write(&mut self.repository, writer, &line, stop, on_progress)
     }
 
     fn write_commit(&mut self, writer: &mut Writer, node: Node) -> Result<(), IngestError> {

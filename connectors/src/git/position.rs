@@ -43,22 +43,11 @@ impl Position {
 
     /// Reads the positions of all sources.
     pub fn read_all(log: &dyn Log) -> Result<BTreeMap<String, Self>, IngestError> {
-        let partition = TopicPartition::new(TOPIC, 0);
-        let range = log.offsets(std::slice::from_ref(&partition))?[0];
-        let mut found: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
-        changelog::read(log, &partition, range.first, range.end, |_, key, value| {
-            found.insert(String::from_utf8_lossy(key).into_owned(), value.map(<[u8]>::to_vec));
-            Ok(())
-        })
-        .map_err(|error| match error {
-            StoreError::Log(error) => error,
-            error => LogError::failed(format!("cannot read {partition}"), error),
-        })?;
-        let positions = found.into_iter().filter_map(|(source, value)| Some((source, value?)));
+        let positions = read_values(log, TOPIC)?.into_iter();
         positions
             .map(|(source, value)| match serde_json::from_slice(&value) {
                 Ok(position) => Ok((source, position)),
-                Err(error) => Err(damaged(&source, error.to_string()).into()),
+                Err(error) => Err(damaged(TOPIC, &source, error.to_string()).into()),
             })
             .collect()
     }
@@ -71,21 +60,45 @@ impl Position {
 /// The ids that a position names.
 pub fn ids(source: &str, hex: &[String]) -> Result<Vec<ObjectId>, IngestError> {
     hex.iter()
-        .map(|hex| ObjectId::from_hex(hex.as_bytes()).map_err(|_| damaged(source, format!("{hex:?} is no id")).into()))
+        .map(|hex| {
+            let id = ObjectId::from_hex(hex.as_bytes());
+            id.map_err(|_| damaged(TOPIC, source, format!("{hex:?} is no id")).into())
+        })
         .collect()
 }
 
+/// The last value of each source in a topic of positions.
+pub fn read_values(log: &dyn Log, topic: &str) -> Result<BTreeMap<String, Vec<u8>>, IngestError> {
+    let partition = TopicPartition::new(topic, 0);
+    let range = log.offsets(std::slice::from_ref(&partition))?[0];
+    let mut found: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
+    changelog::read(log, &partition, range.first, range.end, |_, key, value| {
+        found.insert(String::from_utf8_lossy(key).into_owned(), value.map(<[u8]>::to_vec));
+        Ok(())
+    })
+    .map_err(|error| match error {
+        StoreError::Log(error) => error,
+        error => LogError::failed(format!("cannot read {partition}"), error),
+    })?;
+    Ok(found.into_iter().filter_map(|(source, value)| Some((source, value?))).collect())
+}
+
 pub fn create_topic(log: &dyn Log) -> Result<(), LogError> {
+    create_compacted(log, TOPIC)
+}
+
+/// A topic of positions.
+pub fn create_compacted(log: &dyn Log, topic: &str) -> Result<(), LogError> {
     log.create_topics(&[TopicSpec {
-        name: TOPIC.to_owned(),
+        name: topic.to_owned(),
         partitions: 1,
         cleanup: Cleanup::Compact,
         max_message_bytes: TOPIC_MESSAGE_BYTES_MAX,
     }])
 }
 
-fn damaged(source: &str, reason: String) -> LogError {
-    LogError::Corrupt { what: format!("the position of {source} in {TOPIC}"), reason }
+pub fn damaged(topic: &str, source: &str, reason: String) -> LogError {
+    LogError::Corrupt { what: format!("the position of {source} in {topic}"), reason }
 }
 
 #[cfg(test)]

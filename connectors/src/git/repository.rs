@@ -5,6 +5,7 @@ use std::path::Path;
 
 use gix::ObjectId;
 use gix::diff::tree::{Recorder, recorder};
+use gix::objs::tree::EntryMode;
 use gix::objs::{FindExt as _, Kind, TreeRefIter};
 
 use super::IngestError;
@@ -27,6 +28,15 @@ pub struct Repository {
 pub struct FileChange {
     pub path: String,
     pub change: Change,
+}
+
+/// A file whose content is another one in a commit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BlobChange {
+    pub path: Vec<u8>,
+    /// Its content; `None` where there is no file, but nothing, a symbolic link, a submodule or a folder.
+    pub before: Option<ObjectId>,
+    pub after: Option<ObjectId>,
 }
 
 /// How a commit changed a file. A changed mode or type is a modification; a rename is a deletion and an addition.
@@ -92,20 +102,60 @@ impl Repository {
             [parent] => Some(self.commit(parent, &mut Vec::new())?.tree),
             _ => return Ok(Vec::new()),
         };
-        if parent_tree == Some(commit.tree) {
+        let compared = self.compare(id, parent_tree, commit.tree)?;
+        let mut changes: Vec<FileChange> = compared.into_iter().filter_map(file_change).collect();
+        changes.sort_unstable();
+        Ok(changes)
+    }
+
+    /// The files that have other content in commit `id`, whose tree is `after`, than in the tree `before`; ordered by path.
+    pub fn blob_changes(
+        &mut self,
+        id: &ObjectId,
+        before: Option<ObjectId>,
+        after: ObjectId,
+    ) -> Result<Vec<BlobChange>, IngestError> {
+        let compared = self.compare(id, before, after)?;
+        let mut changes: Vec<BlobChange> = compared.into_iter().filter_map(blob_change).collect();
+        changes.sort_unstable();
+        Ok(changes)
+    }
+
+    /// The tree of a commit.
+    pub fn tree(&self, commit: &ObjectId) -> Result<ObjectId, IngestError> {
+        Ok(self.commit(commit, &mut Vec::new())?.tree)
+    }
+
+    /// A file's content, if it is text: UTF-8, without NUL, of at most so many bytes.
+    pub fn text(&self, blob: &ObjectId, bytes_max: u64) -> Result<Option<String>, IngestError> {
+        let what = || format!("file {blob}");
+        let header = self.gix.find_header(*blob).map_err(|error| IngestError::read(what(), error))?;
+        if header.size() > bytes_max {
+            return Ok(None);
+        }
+        let mut data = Vec::new();
+        self.gix.objects.find_blob(blob, &mut data).map_err(|error| IngestError::read(what(), error))?;
+        Ok(String::from_utf8(data).ok().filter(|text| !text.contains('\0')))
+    }
+
+    fn compare(
+        &mut self,
+        id: &ObjectId,
+        before: Option<ObjectId>,
+        after: ObjectId,
+    ) -> Result<Vec<recorder::Change>, IngestError> {
+        if before == Some(after) {
             return Ok(Vec::new());
         }
         let read = |error: gix::diff::tree::Error| IngestError::read(format!("the files of commit {id}"), error);
-        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let (mut before_data, mut after_data) = (Vec::new(), Vec::new());
         let objects = &self.gix.objects;
-        let before = tree(objects, &parent_tree.unwrap_or(ObjectId::empty_tree(id.kind())), &mut before)
+        let before = tree(objects, &before.unwrap_or(ObjectId::empty_tree(id.kind())), &mut before_data)
             .map_err(|error| read(error.into()))?;
-        let after = tree(objects, &commit.tree, &mut after).map_err(|error| read(error.into()))?;
+        let after = tree(objects, &after, &mut after_data).map_err(|error| read(error.into()))?;
         let mut recorder = Recorder::default();
         gix::diff::tree(before, after, &mut self.state, objects, &mut recorder).map_err(read)?;
-        let mut changes: Vec<FileChange> = recorder.records.into_iter().filter_map(file_change).collect();
-        changes.sort_unstable();
-        Ok(changes)
+        Ok(recorder.records)
     }
 }
 
@@ -129,4 +179,17 @@ fn file_change(change: recorder::Change) -> Option<FileChange> {
         recorder::Change::Modification { entry_mode, path, .. } => (entry_mode.is_tree(), path, Change::Modified),
     };
     (!is_folder).then(|| FileChange { path: text(&path), change })
+}
+
+/// The change of a file's content; `None` where neither is a file.
+fn blob_change(change: recorder::Change) -> Option<BlobChange> {
+    let file = |mode: EntryMode, id: ObjectId| mode.is_blob().then_some(id);
+    let (path, before, after) = match change {
+        recorder::Change::Addition { entry_mode, oid, path, .. } => (path, None, file(entry_mode, oid)),
+        recorder::Change::Deletion { entry_mode, oid, path, .. } => (path, file(entry_mode, oid), None),
+        recorder::Change::Modification { previous_entry_mode, previous_oid, entry_mode, oid, path } => {
+            (path, file(previous_entry_mode, previous_oid), file(entry_mode, oid))
+        }
+    };
+    (before != after).then(|| BlobChange { path: path.into(), before, after })
 }

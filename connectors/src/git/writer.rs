@@ -6,11 +6,12 @@ use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{CommitError, Log, LogError, NewRecord, Producer, ProducerOptions};
 use engram_schemas::activity::Interaction;
 use engram_schemas::codec::Encoder;
+use engram_schemas::document::Edit;
 use engram_schemas::event::Event;
 use engram_schemas::graph::RelationCreated;
 use engram_schemas::registry::Registry;
 
-use super::position::{self, Position};
+use super::documents::EDITS;
 use super::{ACTIVITY, GRAPH, IngestError};
 
 /// Writes the events of one source.
@@ -24,6 +25,8 @@ pub struct Writer {
     activity_partitions: i32,
     /// All relations of a source are in one partition, in order.
     graph_partition: i32,
+    /// With the number of partitions; `None` where no documents are written.
+    edits: Option<(Encoder<Edit>, i32)>,
     value: Vec<u8>,
     pub pending: Written,
 }
@@ -34,6 +37,9 @@ pub struct Written {
     pub commits: u64,
     pub activity: u64,
     pub relations: u64,
+    pub edits: u64,
+    /// Of the values of edits.
+    pub edit_bytes: usize,
 }
 
 /// What the headers of an event say about it.
@@ -45,13 +51,23 @@ struct Facts<'a> {
 }
 
 impl Writer {
-    pub fn open(log: &dyn Log, registry: &dyn Registry, source: &str) -> Result<Self, IngestError> {
+    pub fn open(
+        log: &dyn Log,
+        registry: &dyn Registry,
+        source: &str,
+        with_documents: bool,
+    ) -> Result<Self, IngestError> {
         let topics = log.topics()?;
         let partitions = |name: &str| {
             let topic = topics.iter().find(|topic| topic.name == name);
             topic.map(|topic| topic.partitions).ok_or_else(|| LogError::Refused(format!("there is no topic {name}")))
         };
+        let edits = match with_documents {
+            true => Some((Encoder::register(registry, EDITS)?, partitions(EDITS)?)),
+            false => None,
+        };
         Ok(Self {
+            edits,
             interactions: Encoder::register(registry, ACTIVITY)?,
             relations: Encoder::register(registry, GRAPH)?,
             activity_partitions: partitions(ACTIVITY)?,
@@ -61,7 +77,7 @@ impl Writer {
                 transactional_id: Some(format!("engram-ingest-git-{source}")),
             })?,
             source: source.to_owned(),
-            ce_source: format!("/{source}"),
+            ce_source: ce_source(source),
             value: Vec::new(),
             pending: Written::default(),
         })
@@ -86,15 +102,27 @@ impl Writer {
         Ok(())
     }
 
-    /// Commits the transaction with the position that it leads to, and returns what was in it.
-    pub fn commit(&mut self, position: &Position) -> Result<Written, IngestError> {
-        let value = position.to_json();
+    /// Key: the document. Panics if the writer was opened without documents.
+    pub fn edit(&mut self, event: &Edit) -> Result<(), IngestError> {
+        let (encoder, partitions) = self.edits.as_ref().expect("it was opened with documents");
+        encoder.encode(event, &mut self.value)?;
+        let partition = partition_for(event.document.as_bytes(), *partitions);
+        let facts = Facts { id: &event.id, kind: Edit::NAME, time_ms: event.time, actor: &event.actor };
+        self.write(EDITS, partition, &event.document, &facts)?;
+        self.pending.edits += 1;
+        self.pending.edit_bytes += self.value.len();
+        Ok(())
+    }
+
+    /// Commits the transaction with the position that it leads to, of the topic where such positions are, and returns what
+    /// was in it.
+    pub fn commit(&mut self, topic: &str, position: &[u8]) -> Result<Written, IngestError> {
         let record = NewRecord {
-            topic: position::TOPIC,
+            topic,
             partition: 0,
             timestamp_ms: None,
             key: Some(self.source.as_bytes()),
-            value: Some(&value),
+            value: Some(position),
             headers: &[],
         };
         self.producer.write(&record, false)?;
@@ -134,4 +162,9 @@ impl Writer {
         };
         self.producer.write(&record, false)
     }
+}
+
+/// By which a source's events are known.
+pub fn ce_source(source: &str) -> String {
+    format!("/{source}")
 }
