@@ -10,6 +10,7 @@
 
 mod config;
 mod head;
+pub mod history;
 mod nesting;
 mod open;
 mod places;
