@@ -11,6 +11,7 @@
 mod config;
 mod head;
 pub mod history;
+mod markup;
 mod nesting;
 mod open;
 mod places;

@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex};
 use engram_schemas::document::SequencedEdit;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use yrs::types::{Delta, ToJson as _};
+use yrs::types::Delta;
 use yrs::updates::decoder::Decode as _;
-use yrs::{Any, Array as _, Doc, Map as _, Observable as _, Out, ReadTxn, Text as _, TextRef, Transact, Update};
+use yrs::{
+    Any, Array as _, Doc, Map as _, Observable as _, Out, ReadTxn, Text as _, TextRef, Transact, Update, Xml as _,
+    XmlElementPrelim, XmlFragment as _, XmlOut, XmlTextPrelim,
+};
 
 use super::super::replica::options;
 use super::*;
@@ -46,6 +49,19 @@ enum Change {
     Drop {
         at: u32,
     },
+    /// A paragraph with attributes, as editors of rich text have them.
+    Paragraph {
+        at: u32,
+    },
+    /// Typed into a paragraph.
+    Write {
+        at: u32,
+        length: usize,
+    },
+    /// A paragraph goes.
+    Cut {
+        at: u32,
+    },
     /// The editor gets all that the others have sent.
     Sync,
 }
@@ -60,6 +76,9 @@ fn steps() -> impl Strategy<Value = Vec<(usize, Change)>> {
         1 => (0..9_i64).prop_map(|value| Change::Push { value }),
         1 => (0..4_u32, 0..9_i64).prop_map(|(at, value)| Change::Nest { at, value }),
         1 => (0..4_u32).prop_map(|at| Change::Drop { at }),
+        1 => (0..4_u32).prop_map(|at| Change::Paragraph { at }),
+        2 => (0..4_u32, 1..4_usize).prop_map(|(at, length)| Change::Write { at, length }),
+        1 => (0..4_u32).prop_map(|at| Change::Cut { at }),
         5 => Just(Change::Sync),
     ];
     proptest::collection::vec((0..EDITORS, change), 1..40)
@@ -121,7 +140,7 @@ impl Bed {
             return;
         }
         let (text, map) = (doc.get_or_insert_text("text"), doc.get_or_insert_map("map"));
-        let list = doc.get_or_insert_array("list");
+        let (list, xml) = (doc.get_or_insert_array("list"), doc.get_or_insert_xml_fragment("xml"));
         let mut transaction = doc.transact_mut();
         let number = self.sent.len();
         match *change {
@@ -158,6 +177,26 @@ impl Bed {
                 let len = list.len(&transaction);
                 if len > 0 {
                     list.remove(&mut transaction, at.min(len - 1));
+                }
+            }
+            Change::Paragraph { at } => {
+                let at = at.min(xml.len(&transaction));
+                let paragraph = xml.insert(&mut transaction, at, XmlElementPrelim::empty("p"));
+                paragraph.insert_attribute(&mut transaction, "align", "left");
+                paragraph.insert_attribute(&mut transaction, "level", number as i64);
+                paragraph.push_back(&mut transaction, XmlTextPrelim::new(letter(editor, number).to_string()));
+            }
+            Change::Write { at, length } => {
+                let paragraph = xml.get(&transaction, at).and_then(XmlOut::into_xml_element);
+                let text = paragraph.and_then(|paragraph| paragraph.first_child()).and_then(XmlOut::into_xml_text);
+                if let Some(text) = text {
+                    let typed: String = (0..length).map(|index| letter(editor, number + index)).collect();
+                    text.insert(&mut transaction, 0, &typed);
+                }
+            }
+            Change::Cut { at } => {
+                if at < xml.len(&transaction) {
+                    xml.remove_range(&mut transaction, at, 1);
                 }
             }
             Change::Sync => unreachable!("done above"),
@@ -368,8 +407,11 @@ proptest! {
             doc.get_or_insert_text("text");
             doc.get_or_insert_map("map");
             doc.get_or_insert_array("list");
+            doc.get_or_insert_xml_fragment("xml");
         }
-        prop_assert_eq!(copy.to_json(&copy.transact()), merged.to_json(&merged.transact()));
+        let kinds = source.history().roots();
+        let shown = |doc: &Doc| projection::roots(&doc.transact(), &kinds);
+        prop_assert_eq!(shown(&copy), shown(&merged));
         prop_assert_eq!(copy.transact().state_vector(), merged.transact().state_vector());
     }
 }
