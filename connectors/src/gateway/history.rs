@@ -211,10 +211,13 @@ impl Gateway {
         question: impl FnOnce(&dyn Histories) -> Result<T, DocumentRefusal> + Send + 'static,
     ) -> Result<T, Denied> {
         let stopping = || Denied::unavailable("the server is stopping");
-        let _permit = self.reading.acquire().await.map_err(|_| stopping())?;
+        let permit = Arc::clone(&self.reading_histories).acquire_owned().await.map_err(|_| stopping())?;
         let histories = Arc::clone(&self.histories);
-        let answer = tokio::task::spawn_blocking(move || question(&*histories)).await;
-        Ok(answer.map_err(|_| stopping())??)
+        let answer = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            question(&*histories)
+        });
+        Ok(answer.await.map_err(|_| stopping())??)
     }
 
     fn edit_id(&self) -> String {

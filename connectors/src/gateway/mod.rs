@@ -116,8 +116,9 @@ pub struct Gateway {
     document_at: DocumentAt,
     histories: Arc<dyn Histories>,
     stores: AnswerStores,
-    /// Permits to read what takes long: histories, stores.
-    reading: tokio::sync::Semaphore,
+    /// Permits for what takes long. They go with the work, and not with a client that may go before it.
+    reading_histories: Arc<tokio::sync::Semaphore>,
+    reading_stores: Arc<tokio::sync::Semaphore>,
     encoders: Encoders,
     queue: mpsc::Sender<Outgoing>,
     /// Of the topics that it writes and reads.
@@ -200,7 +201,8 @@ impl Gateway {
             document_at,
             histories,
             stores,
-            reading: tokio::sync::Semaphore::new(history::HISTORIES_MAX),
+            reading_histories: Arc::new(tokio::sync::Semaphore::new(history::HISTORIES_MAX)),
+            reading_stores: Arc::new(tokio::sync::Semaphore::new(reads::QUESTIONS_MAX)),
         };
         Ok((Arc::new(gateway), Threads { writer, tail }))
     }

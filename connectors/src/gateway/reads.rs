@@ -23,6 +23,8 @@ const SERVICE: &str = "collaboration";
 /// Entries of an answer, and how many may be asked for.
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
+/// Questions to the stores at a time; each goes through a store until it has found enough.
+pub const QUESTIONS_MAX: usize = 8;
 
 #[derive(Deserialize)]
 pub(super) struct Parameters {
@@ -168,10 +170,13 @@ impl Gateway {
             local: false,
         };
         let stopping = || Denied::unavailable("the server is stopping");
-        let _permit = self.reading.acquire().await.map_err(|_| stopping())?;
+        let permit = Arc::clone(&self.reading_stores).acquire_owned().await.map_err(|_| stopping())?;
         let stores = Arc::clone(&self.stores);
-        let answer = tokio::task::spawn_blocking(move || stores(&query)).await.map_err(|_| stopping())?;
-        let mut answer = answer.map_err(|refusal| {
+        let answer = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            stores(&query)
+        });
+        let mut answer = answer.await.map_err(|_| stopping())?.map_err(|refusal| {
             let (StoreRefusal::NotFound(reason) | StoreRefusal::Unavailable(reason)) = refusal;
             tracing::warn!(reason, store, "a store cannot be read");
             Denied::unavailable("this cannot be told at present: try again")

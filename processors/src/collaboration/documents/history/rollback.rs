@@ -86,6 +86,9 @@ impl History {
     }
 
     /// The edits that are undone: by rollbacks that are not undone themselves.
+    ///
+    /// SUBTLE: whoever may write edits of any kind can say of one that it is a rollback, and so keep others from theirs. The
+    /// history shows it, and to roll that one back ends it.
     fn undone(&self) -> HashSet<i64> {
         let mut undone = HashSet::new();
         for edit in self.edits.iter().rev().filter(|edit| edit.purpose == ROLLBACK) {
