@@ -60,6 +60,9 @@ pub enum Command {
     /// The state of a service's stores
     #[command(subcommand)]
     State(State),
+    /// Documents and their history: as they are or were, who wrote what, rollback, branch, merge
+    #[command(subcommand)]
+    Document(Document),
     /// Snapshots of the services' stores
     #[command(subcommand)]
     Snapshot(Snapshot),
@@ -233,6 +236,67 @@ pub enum State {
         #[command(flatten)]
         at: At,
     },
+}
+
+/// Documents are given as `ID`, or as `TENANT:ID` where there are tenants.
+#[derive(Debug, Subcommand)]
+pub enum Document {
+    /// What it shows
+    Show {
+        id: String,
+        /// As it was: TIME (what was committed by then), or PARTITION:OFFSET of one of its edits (right after that)
+        #[arg(long, value_name = "WHEN", value_parser = moment)]
+        at: Option<String>,
+    },
+    /// Its edits, the newest last
+    History {
+        id: String,
+        /// The newest N
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Who wrote which part of its texts, when, and by which edit
+    Blame { id: String },
+    /// Undo edits of somebody, or a range of edits, by one edit more
+    Rollback {
+        id: String,
+        /// Whose edits
+        #[arg(long, value_name = "NAME", required_unless_present = "seq")]
+        actor: Option<String>,
+        /// Only those made at this time or later
+        #[arg(long, value_name = "TIME", value_parser = time, requires = "actor")]
+        since: Option<i64>,
+        /// The edits with these numbers, both included
+        #[arg(long, value_name = "A..B", value_parser = numbers, conflicts_with = "actor")]
+        seq: Option<(i64, i64)>,
+        #[command(flatten)]
+        by: By,
+    },
+    /// A new document that begins with the state of this one
+    Branch {
+        id: String,
+        new_id: String,
+        /// The moment, as for `document show`
+        #[arg(long, value_name = "WHEN", value_parser = moment)]
+        at: Option<String>,
+        #[command(flatten)]
+        by: By,
+    },
+    /// Give it what a branch of it has and it lacks
+    Merge {
+        id: String,
+        #[arg(long, value_name = "BRANCH")]
+        from: String,
+        #[command(flatten)]
+        by: By,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct By {
+    /// The actor of the edit that is written
+    #[arg(long, value_name = "NAME", default_value = "engram")]
+    pub by: String,
 }
 
 #[derive(Debug, Args)]
@@ -538,4 +602,19 @@ fn time(text: &str) -> Result<i64, String> {
         Ok(Start::Time(ms)) => Ok(ms),
         _ => Err("expected a time such as 2026-01-31T12:00:00Z".to_owned()),
     }
+}
+
+/// A moment that makes sense, as it was written.
+fn moment(text: &str) -> Result<String, String> {
+    text.parse::<When>().map(|_| text.to_owned())
+}
+
+/// Numbers of edits: `A..B`, both included.
+fn numbers(text: &str) -> Result<(i64, i64), String> {
+    let read = || {
+        let (from, to) = text.split_once("..")?;
+        let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+        (1 <= from && from <= to).then_some((from, to))
+    };
+    read().ok_or_else(|| "expected numbers of edits such as 3..5, as 'engram document history' shows them".to_owned())
 }

@@ -86,24 +86,10 @@ impl Documents {
 
     /// A document as it is, or was at a time or right after a record.
     pub fn at(&self, key: &str, at: Option<&str>) -> Result<DocumentState, DocumentRefusal> {
-        let unavailable = |error: anyhow::Error| {
-            tracing::warn!(error = format!("{error:#}"), key, "a document cannot be told");
-            DocumentRefusal::Unavailable("the document cannot be told at present: try again".to_owned())
+        let Some(at) = at else {
+            return self.load(key).map_err(|error| unavailable(key, &error))?.ok_or_else(no_document);
         };
-        let none = || DocumentRefusal::NotFound("there is no such document, or was none at that moment".to_owned());
-        let Some(at) = at else { return self.load(key).map_err(unavailable)?.ok_or_else(none) };
-        let when: When = at.parse().map_err(|reason: String| DocumentRefusal::Wrong(reason))?;
-        let partition = self.partition(key).map_err(unavailable)?;
-        if let When::Record { topic, place } = &when
-            && (place.partition != partition || topic.as_deref().is_some_and(|topic| topic != DOCUMENT_EDITS))
-        {
-            let reason = format!("the document's edits are in partition {partition} of {DOCUMENT_EDITS}");
-            return Err(DocumentRefusal::Wrong(reason));
-        }
-        let past = PastService::open_until(&self.connection, NAME, Arc::clone(&self.stop)).map_err(unavailable)?;
-        let mut task = past.at(partition, &when).map_err(|error| DocumentRefusal::Wrong(format!("{error:#}")))?;
-        let state = stored(&mut task.rerun, partition, key).map_err(|error| unavailable(error.into()))?;
-        state.ok_or_else(none)
+        as_of(&self.connection, key, at, &self.stop)
     }
 
     fn partition(&self, key: &str) -> anyhow::Result<i32> {
@@ -112,4 +98,34 @@ impl Documents {
         anyhow::ensure!(partitions > 0, "service {NAME} has not run on this log yet: start it with 'engram up'");
         Ok(partition_for(key.as_bytes(), partitions))
     }
+}
+
+/// A document as it was at a time or right after a record. Nothing that runs is disturbed.
+pub fn as_of(
+    connection: &Connection,
+    key: &str,
+    at: &str,
+    stop: &Arc<AtomicBool>,
+) -> Result<DocumentState, DocumentRefusal> {
+    let when: When = at.parse().map_err(|reason: String| DocumentRefusal::Wrong(reason))?;
+    let past = PastService::open_until(connection, NAME, Arc::clone(stop)).map_err(|error| unavailable(key, &error))?;
+    let partition = partition_for(key.as_bytes(), past.partitions);
+    if let When::Record { topic, place } = &when
+        && (place.partition != partition || topic.as_deref().is_some_and(|topic| topic != DOCUMENT_EDITS))
+    {
+        let reason = format!("the document's edits are in partition {partition} of {DOCUMENT_EDITS}");
+        return Err(DocumentRefusal::Wrong(reason));
+    }
+    let mut task = past.at(partition, &when).map_err(|error| DocumentRefusal::Wrong(format!("{error:#}")))?;
+    let state = stored(&mut task.rerun, partition, key).map_err(|error| unavailable(key, &error.into()))?;
+    state.ok_or_else(no_document)
+}
+
+pub fn no_document() -> DocumentRefusal {
+    DocumentRefusal::NotFound("there is no such document, or was none at that moment".to_owned())
+}
+
+pub fn unavailable(key: &str, error: &anyhow::Error) -> DocumentRefusal {
+    tracing::warn!(error = format!("{error:#}"), key, "a document cannot be told");
+    DocumentRefusal::Unavailable("the document cannot be told at present: try again".to_owned())
 }

@@ -8,6 +8,7 @@ mod data_dir;
 mod documents;
 mod expression;
 mod fork;
+mod histories;
 mod output;
 mod outputs;
 mod parquet_out;

@@ -269,15 +269,48 @@ pub fn only_one<T>(mut found: Vec<T>, shown: impl Fn(&T) -> &Value, key: &str) -
     found.pop().with_context(|| format!("there is no entry {key}"))
 }
 
-/// The key itself, or the text of one of its fields or parts.
+/// The key itself or some of it (fields of an object, the first parts of a list), or the text of one of its fields or parts.
 pub fn matches(key: &Value, wanted: &str) -> bool {
-    if serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *key) {
-        return true;
+    match (serde_json::from_str::<Value>(wanted), key) {
+        (Ok(wanted), key) if wanted == *key => return true,
+        (Ok(Value::Object(wanted)), Value::Object(fields)) => {
+            return wanted.iter().all(|(name, wanted)| fields.get(name) == Some(wanted));
+        }
+        (Ok(Value::Array(wanted)), Value::Array(parts)) => return parts.starts_with(&wanted),
+        _ => {}
     }
     let text = |field: &Value| field.as_str().map_or_else(|| field.to_string(), str::to_owned);
     match key {
         Value::Object(fields) => fields.values().any(|field| text(field) == wanted),
         Value::Array(parts) => parts.iter().any(|part| text(part) == wanted),
         whole => text(whole) == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_by_itself_by_some_of_it_or_by_a_text_in_it() {
+        let (object, list) = (json!({"workspace": "w", "memory": "m"}), json!(["d", "s"]));
+        for (key, wanted, expected) in [
+            (&object, r#"{"memory":"m","workspace":"w"}"#, true),
+            (&object, r#"{"workspace":"w"}"#, true),
+            (&object, r#"{"workspace":"m"}"#, false),
+            (&object, r#"{"tenant":"w"}"#, false),
+            (&object, "m", true),
+            (&object, "w m", false),
+            (&list, r#"["d","s"]"#, true),
+            (&list, r#"["d"]"#, true),
+            (&list, r#"["s"]"#, false),
+            (&list, "s", true),
+            (&json!("17"), "17", true),
+            (&json!(17), "17", true),
+        ] {
+            assert_eq!(matches(key, wanted), expected, "{key} {wanted}");
+        }
     }
 }

@@ -5,6 +5,7 @@ mod bisect;
 mod consume;
 mod dead_letters;
 mod diff;
+mod document;
 mod fork;
 mod ingest;
 mod lag;
@@ -39,6 +40,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Services => services::run(global),
         Command::Lag => lag::run(global),
         Command::State(command) => state::run(global, &command),
+        Command::Document(command) => document::run(global, &command),
         Command::Snapshot(command) => snapshot::run(global, &command),
         Command::DeadLetters(command) => dead_letters::run(global, &command),
         Command::Replay(args) => replay::run(global, &args),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use engram_connectors::gateway::{self, Gateway, Threads};
-use engram_connectors::http::{self, Peers, Served};
+use engram_connectors::http::{self, AnswerStores, Peers, Served};
 use engram_pipeline::clock::Clock;
 use engram_pipeline::directory::{About, Announcer, Directory};
 use engram_pipeline::progress::Restoring;
@@ -26,6 +26,7 @@ use tokio::runtime::Handle;
 use super::{lock, stop_flag};
 use crate::cli::{Global, Up};
 use crate::documents::Documents;
+use crate::histories::Histories;
 use crate::output::Usage;
 use crate::queries::Queries;
 use crate::wire::{self, Access, Connection};
@@ -69,7 +70,7 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     let bound = runtime
         .block_on(http::bind(args.http))
         .with_context(|| format!("cannot listen on {}: give another address with --http", args.http))?;
-    let gateway = gateway(&documents, bound.address, runtime.handle())?;
+    let gateway = gateway(&documents, &served.stores, bound.address, runtime.handle())?;
     let (gateway, threads) = gateway.unzip();
     let _entered = runtime.enter();
     let server = http::serve(bound, served, gateway.clone());
@@ -119,6 +120,7 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
 /// The gateway, where it may listen.
 fn gateway(
     documents: &Arc<Documents>,
+    stores: &AnswerStores,
     address: SocketAddr,
     runtime: &Handle,
 ) -> anyhow::Result<Option<(Arc<Gateway>, Threads)>> {
@@ -142,6 +144,8 @@ fn gateway(
         spool: connection.data.path().join("gateway").join("spool"),
         load: Arc::new(move |key| loads.load(key).map_err(|error| format!("{error:#}"))),
         document_at: Arc::new(move |key, at| shows.at(key, at)),
+        histories: Arc::new(Histories { connection: Arc::clone(connection), stop: Arc::clone(&documents.stop) }),
+        stores: Arc::clone(stores),
     };
     Ok(Some(Gateway::start(options, runtime.clone())?))
 }

@@ -78,6 +78,11 @@ impl Gateway {
         Ok(Caller { identity, address, subprotocol: presented.subprotocol })
     }
 
+    /// For what everybody may see: only how often they ask is looked at.
+    pub(super) fn admit_unknown(&self, address: SocketAddr) -> Result<(), Denied> {
+        self.rates.address(address.ip()).map_err(|refusal| self.refuse(&refusal, None, address))
+    }
+
     /// The answer to who is turned away; logged and counted.
     fn refuse(&self, refusal: &Refusal, actor: Option<&str>, address: SocketAddr) -> Denied {
         self.refusals.write(refusal, actor, address.ip());

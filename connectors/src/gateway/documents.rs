@@ -33,8 +33,24 @@ pub enum DocumentRefusal {
     NotFound(String),
     /// What was asked for cannot be.
     Wrong(String),
+    /// It does not go with what there is.
+    Conflict(String),
+    /// It is more than is taken at a time.
+    TooLarge(String),
     /// Not at present.
     Unavailable(String),
+}
+
+impl From<DocumentRefusal> for Denied {
+    fn from(refusal: DocumentRefusal) -> Self {
+        match refusal {
+            DocumentRefusal::NotFound(message) => Self::new(StatusCode::NOT_FOUND, message),
+            DocumentRefusal::Wrong(message) => Self::new(StatusCode::BAD_REQUEST, message),
+            DocumentRefusal::Conflict(message) => Self::new(StatusCode::CONFLICT, message),
+            DocumentRefusal::TooLarge(message) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, message),
+            DocumentRefusal::Unavailable(message) => Self::unavailable(message),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -112,9 +128,7 @@ async fn show(gateway: Arc<Gateway>, caller: &Caller, id: String, at: Option<Str
             }))
             .into_response())
         }
-        Ok(Err(DocumentRefusal::NotFound(message))) => Err(Denied::new(StatusCode::NOT_FOUND, message)),
-        Ok(Err(DocumentRefusal::Wrong(message))) => Err(Denied::new(StatusCode::BAD_REQUEST, message)),
-        Ok(Err(DocumentRefusal::Unavailable(message))) => Err(Denied::unavailable(message)),
+        Ok(Err(refusal)) => Err(refusal.into()),
         Err(_) => Err(Denied::unavailable("the server is stopping")),
     }
 }

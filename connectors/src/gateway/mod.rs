@@ -3,7 +3,7 @@
 //! ```text
 //! editors   WebSocket, y-websocket's protocol --> session <-> room <--------- tail <-- document.sequenced, .rejects
 //!                                                    `--> writer (--> spool) --> document.edits, presence.events
-//! programs  HTTP: produce, documents, stores, a stream of any topic
+//! programs  HTTP: produce, documents and their history, memories, relations, sessions, a stream of any topic; openapi.json
 //! ```
 //!
 //! `auth` says who a caller is and what they may do, `limits` how much of it.
@@ -18,8 +18,11 @@ mod awareness;
 mod caller;
 mod copy;
 mod documents;
+mod history;
+mod openapi;
 mod outbox;
 mod produce;
+mod reads;
 mod room;
 mod rooms;
 mod session;
@@ -34,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use engram_pipeline::clock::Clock;
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::{Log, partitions_of};
@@ -47,6 +50,7 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use crate::http::AnswerStores;
 use auth::{AuthError, Authenticator, Identity, RefusalLog};
 use limits::{Connections, Limits, RateLimits};
 use rooms::Rooms;
@@ -56,6 +60,8 @@ use writer::{Change, Fate, Outgoing, Writer};
 
 pub(crate) use documents::ID_BYTES_MAX as DOCUMENT_ID_BYTES_MAX;
 pub use documents::{DocumentAt, DocumentRefusal};
+pub use history::{Blame, BlamedRange, Histories, Made, Undone};
+pub use openapi::OPENAPI;
 pub use rooms::Load;
 
 pub const DOCUMENT_EDITS: &str = "document.edits";
@@ -77,6 +83,9 @@ pub struct Options {
     pub load: Load,
     /// A document as it is or was.
     pub document_at: DocumentAt,
+    pub histories: Arc<dyn Histories>,
+    /// Entries of the services' stores.
+    pub stores: AnswerStores,
 }
 
 /// Why a gateway cannot run.
@@ -106,6 +115,11 @@ pub struct Gateway {
     registry: Arc<dyn Registry>,
     rooms: Arc<Rooms>,
     document_at: DocumentAt,
+    histories: Arc<dyn Histories>,
+    stores: AnswerStores,
+    /// Permits for what takes long. They go with the work, and not with a client that may go before it.
+    reading_histories: Arc<tokio::sync::Semaphore>,
+    reading_stores: Arc<tokio::sync::Semaphore>,
     encoders: Encoders,
     queue: mpsc::Sender<Outgoing>,
     /// Of the topics that it writes and reads.
@@ -152,7 +166,7 @@ fn encode<E: Event>(encoder: &Encoder<E>, event: &E) -> Vec<u8> {
 impl Gateway {
     /// Starts the gateway's threads. The topics must be there.
     pub fn start(options: Options, runtime: Handle) -> Result<(Arc<Self>, Threads), GatewayError> {
-        let Options { log, registry, clock, auth, limits, spool, load, document_at } = options;
+        let Options { log, registry, clock, auth, limits, spool, load, document_at, histories, stores } = options;
         let authenticator = Authenticator::new(&auth, clock.clone())?;
         let rooms = Rooms::new(load, runtime);
         let tail = Tail::start(Arc::clone(&log), Arc::clone(&registry), Arc::clone(&rooms))?;
@@ -186,6 +200,10 @@ impl Gateway {
             registry,
             rooms,
             document_at,
+            histories,
+            stores,
+            reading_histories: Arc::new(tokio::sync::Semaphore::new(history::HISTORIES_MAX)),
+            reading_stores: Arc::new(tokio::sync::Semaphore::new(reads::QUESTIONS_MAX)),
         };
         Ok((Arc::new(gateway), Threads { writer, tail }))
     }
@@ -266,11 +284,25 @@ fn tell(rooms: &Rooms, change: Change) {
     }
 }
 
-/// The paths of the gateway.
+/// The paths of the gateway, with their methods and what answers them.
+fn paths() -> Vec<(&'static str, &'static str, MethodRouter<Arc<Gateway>>)> {
+    vec![
+        ("GET", "/v1/documents/{*id}", get(documents::document)),
+        ("GET", "/v1/blame/{*id}", get(history::blame)),
+        ("POST", "/v1/rollbacks/{*id}", post(history::rollback)),
+        ("POST", "/v1/branches/{*id}", post(history::branch)),
+        ("POST", "/v1/merges/{*id}", post(history::merge)),
+        ("GET", "/v1/sessions/{*id}", get(reads::sessions)),
+        ("GET", "/v1/memories/{workspace}", get(reads::memories)),
+        ("GET", "/v1/memories/{workspace}/{*memory}", get(reads::memory)),
+        ("GET", "/v1/graph/{workspace}", get(reads::graph)),
+        ("POST", "/v1/topics/{topic}", post(produce::produce)),
+        ("GET", "/v1/topics/{topic}/stream", get(stream::stream)),
+        ("GET", "/v1/openapi.json", get(openapi::openapi)),
+    ]
+}
+
 pub fn routes(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .route("/v1/documents/{*id}", get(documents::document))
-        .route("/v1/topics/{topic}", post(produce::produce))
-        .route("/v1/topics/{topic}/stream", get(stream::stream))
-        .with_state(gateway)
+    let router = paths().into_iter().fold(Router::new(), |router, (_, path, answer)| router.route(path, answer));
+    router.with_state(gateway)
 }

@@ -31,7 +31,7 @@ const WRONG_MAX: usize = 20;
 /// How long a body may take to come.
 const BODY_MAX: Duration = Duration::from_secs(30);
 /// How long the log may take.
-const WRITE_MAX: Duration = Duration::from_secs(60);
+pub(super) const WRITE_MAX: Duration = Duration::from_secs(60);
 /// Idempotency keys that are remembered, and their length.
 const KEYS_MAX: usize = 10_000;
 const KEY_BYTES_MAX: usize = 128;
@@ -95,7 +95,7 @@ pub(super) async fn produce(
     Ok(axum::Json(json!({"topic": topic, "written": written})).into_response())
 }
 
-async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Denied> {
+pub(super) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Denied> {
     match timeout(BODY_MAX, to_bytes(body, bytes_max)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => {
@@ -198,7 +198,7 @@ impl Gateway {
     }
 
     /// Writes records and waits until the last is in the log, and with it all.
-    async fn deliver(&self, mut outgoing: Vec<Outgoing>) -> Result<(), String> {
+    pub(super) async fn deliver(&self, mut outgoing: Vec<Outgoing>) -> Result<(), String> {
         let stopping = || "the server is stopping".to_owned();
         let mut told = Vec::new();
         for record in &mut outgoing {

@@ -10,6 +10,8 @@
 
 mod config;
 mod head;
+pub mod history;
+mod markup;
 mod nesting;
 mod open;
 mod places;

@@ -10,7 +10,9 @@ use serde_json::{Map, Number, Value};
 use xxhash_rust::xxh3::Xxh3;
 use yrs::branch::BranchPtr;
 use yrs::types::ToJson;
-use yrs::{Any, Array, ArrayRef, GetString, Map as _, MapRef, Out, ReadTxn, TextRef, XmlFragmentRef};
+use yrs::{Any, Array, ArrayRef, GetString, Map as _, MapRef, Out, ReadTxn, TextRef};
+
+use super::markup;
 
 /// What a root is. Yjs does not write it down: its content tells, and only where something names the root as its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +67,11 @@ fn show(document: &impl ReadTxn, branch: BranchPtr, kind: RootKind) -> Value {
         RootKind::Text => Value::String(TextRef::from(branch).get_string(document)),
         RootKind::Array => to_value(&ArrayRef::from(branch).to_json(document)),
         RootKind::Map => to_value(&MapRef::from(branch).to_json(document)),
-        RootKind::Xml => Value::String(XmlFragmentRef::from(branch).get_string(document)),
+        RootKind::Xml => {
+            let mut markup = String::new();
+            markup::write(document, &ArrayRef::from(branch), &mut markup);
+            Value::String(markup)
+        }
     }
 }
 
@@ -84,7 +90,7 @@ fn guess(document: &impl ReadTxn, branch: BranchPtr) -> RootKind {
     }
 }
 
-fn to_value(any: &Any) -> Value {
+pub(super) fn to_value(any: &Any) -> Value {
     match any {
         Any::Null | Any::Undefined => Value::Null,
         Any::Bool(value) => Value::Bool(*value),

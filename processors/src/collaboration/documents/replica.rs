@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use thiserror::Error;
 use yrs::updates::decoder::Decode;
-use yrs::{Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, Update};
+use yrs::{Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, TransactionMut, Update};
 
 use super::projection::{self, RootKind};
 
@@ -32,38 +32,29 @@ pub struct Replica {
 
 impl Default for Replica {
     fn default() -> Self {
-        let options = Options {
-            offset_kind: OffsetKind::Utf16,
-            // Otherwise it would delete formats on its own account.
-            cleanup_formatting: false,
-            // Never used: nothing is inserted here.
-            ..Options::with_client_id(yrs::block::ClientID::new(0))
-        };
-        Self { doc: Doc::with_options(options) }
+        // The client is never used: nothing is inserted here.
+        Self { doc: Doc::with_options(options(0)) }
+    }
+}
+
+/// How every replica counts and behaves.
+pub(super) fn options(client: u64) -> Options {
+    Options {
+        offset_kind: OffsetKind::Utf16,
+        // Otherwise it would delete formats on its own account.
+        cleanup_formatting: false,
+        ..Options::with_client_id(yrs::block::ClientID::new(client))
     }
 }
 
 impl Replica {
     /// Applies an update whose outline was read and whose causes are there.
     pub fn apply(&mut self, update: &[u8]) -> Result<(), ApplyError> {
-        let decoded = catch_unwind(|| Update::decode_v1(update)).map_err(|_| ApplyError::Panicked)?;
-        let decoded = decoded.map_err(|_| ApplyError::Undecodable)?;
-        let mut transaction = self.doc.transact_mut();
-        let applied = catch_unwind(AssertUnwindSafe(|| {
-            let applied = transaction.apply_update(decoded);
-            transaction.commit();
-            applied
-        }));
-        match applied {
-            Ok(Ok(())) if transaction.has_missing_updates() => Err(ApplyError::Incomplete),
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(ApplyError::Unfit),
-            Err(_) => {
-                // SUBTLE: its end would commit what the panic has left half done, and might panic again.
-                std::mem::forget(transaction);
-                Err(ApplyError::Panicked)
-            }
-        }
+        apply(update, self.doc.transact_mut())
+    }
+
+    pub(super) fn doc(&self) -> &Doc {
+        &self.doc
     }
 
     /// The whole document as one update.
@@ -74,5 +65,26 @@ impl Replica {
     /// What it shows: each root by its name. `kinds` are what is known of the roots.
     pub fn roots(&self, kinds: &BTreeMap<String, RootKind>) -> serde_json::Map<String, serde_json::Value> {
         projection::roots(&self.doc.transact(), kinds)
+    }
+}
+
+/// Applies an update in a transaction of its own.
+pub(super) fn apply(update: &[u8], mut transaction: TransactionMut<'_>) -> Result<(), ApplyError> {
+    let decoded = catch_unwind(|| Update::decode_v1(update)).map_err(|_| ApplyError::Panicked)?;
+    let decoded = decoded.map_err(|_| ApplyError::Undecodable)?;
+    let applied = catch_unwind(AssertUnwindSafe(|| {
+        let applied = transaction.apply_update(decoded);
+        transaction.commit();
+        applied
+    }));
+    match applied {
+        Ok(Ok(())) if transaction.has_missing_updates() => Err(ApplyError::Incomplete),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(ApplyError::Unfit),
+        Err(_) => {
+            // SUBTLE: its end would commit what the panic has left half done, and might panic again.
+            std::mem::forget(transaction);
+            Err(ApplyError::Panicked)
+        }
     }
 }
