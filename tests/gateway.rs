@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::time::Duration;
 
@@ -122,14 +122,9 @@ fn who_is_there_is_seen_and_known() {
     assert_eq!(sessions("seen"), sessions("left"));
     wait_until("nobody is there", DEADLINE, || {
         let current = bed.engram.consume("presence.current");
-        let keys: BTreeSet<String> = current.iter().map(|record| record["key"].to_string()).collect();
-        let gone = |key: &&String| {
-            current
-                .iter()
-                .rfind(|record| record["key"].to_string() == **key)
-                .is_some_and(|last| last["value"].is_null())
-        };
-        keys.len() == 2 && keys.iter().all(|key| gone(&key))
+        let last: BTreeMap<&str, &Value> =
+            current.iter().map(|record| (record["key"].as_str().expect("a key"), &record["value"])).collect();
+        last.len() == 2 && last.values().all(|presence| presence.is_null())
     });
 }
 

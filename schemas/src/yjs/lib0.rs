@@ -35,6 +35,11 @@ impl<'a> Reader<'a> {
         self.rest.len()
     }
 
+    /// What `later`, which has gone on from here, has passed over.
+    pub fn until(&self, later: &Self) -> &'a [u8] {
+        &self.rest[..self.rest.len() - later.rest.len()]
+    }
+
     /// Refuses what is left.
     pub fn end(&self) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(Malformed::Trailing(self.rest.len())) }

@@ -8,12 +8,13 @@
 //!          content
 //! ```
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::lib0::{Malformed, Reader};
 
 /// How deeply values within one item may be nested.
-const VALUE_DEPTH_MAX: usize = 100;
+pub(super) const VALUE_DEPTH_MAX: usize = 100;
 /// The last clock that a client may reach: Yjs implementations count with 32 bits, some of them signed.
 const CLOCK_MAX: u32 = i32::MAX as u32;
 
@@ -84,41 +85,14 @@ pub enum Content {
     Values,
     /// A nested array, map or text.
     Type,
-    /// A nested element, hook or text of XML.
+    /// A nested element, fragment or text of XML.
     Xml,
-    Document,
 }
 
 impl<'a> Outline<'a> {
     /// Reads all of an update.
     pub fn read(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
-        let mut outline = Self::default();
-        for _ in 0..reader.count()? {
-            let count = reader.count()?;
-            let client = reader.number()?;
-            let mut clock = reader.clock()?;
-            for _ in 0..count {
-                let (len, what) = read_struct(&mut reader)?;
-                let end = clock.checked_add(len).filter(|end| *end <= CLOCK_MAX).ok_or(Malformed::Number)?;
-                if len > 0 {
-                    outline.structs.push(Struct { id: Id { client, clock }, len, what });
-                }
-                clock = end;
-            }
-        }
-        for _ in 0..reader.count()? {
-            let client = reader.number()?;
-            for _ in 0..reader.count()? {
-                let (clock, len) = (reader.clock()?, reader.clock()?);
-                let end = clock.checked_add(len).filter(|end| *end <= CLOCK_MAX).ok_or(Malformed::Number)?;
-                if len > 0 {
-                    outline.deleted.push((client, clock..end));
-                }
-            }
-        }
-        reader.end()?;
-        Ok(outline)
+        read(bytes, |_, _| {})
     }
 
     /// Nothing is in it.
@@ -127,7 +101,57 @@ impl<'a> Outline<'a> {
     }
 }
 
-fn read_struct<'a>(reader: &mut Reader<'a>) -> Result<(u32, What<'a>), Malformed> {
+/// How a value is written in an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// As lib0's `any`.
+    Any,
+    /// As JSON in a `varString`.
+    Json,
+}
+
+/// Reads all of an update; `note` is given its values, each with its bytes, in their order.
+pub(super) fn read<'a>(bytes: &'a [u8], mut note: impl FnMut(Written, &'a [u8])) -> Result<Outline<'a>, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let mut outline = Outline::default();
+    let mut clients = BTreeSet::new();
+    for _ in 0..reader.count()? {
+        let count = reader.count()?;
+        let client = once(reader.number()?, &mut clients)?;
+        let mut clock = reader.clock()?;
+        for _ in 0..count {
+            let (len, what) = read_struct(&mut reader, &mut note)?;
+            let end = clock.checked_add(len).filter(|end| *end <= CLOCK_MAX).ok_or(Malformed::Number)?;
+            if len > 0 {
+                outline.structs.push(Struct { id: Id { client, clock }, len, what });
+            }
+            clock = end;
+        }
+    }
+    clients.clear();
+    for _ in 0..reader.count()? {
+        let client = once(reader.number()?, &mut clients)?;
+        for _ in 0..reader.count()? {
+            let (clock, len) = (reader.clock()?, reader.clock()?);
+            let end = clock.checked_add(len).filter(|end| *end <= CLOCK_MAX).ok_or(Malformed::Number)?;
+            if len > 0 {
+                outline.deleted.push((client, clock..end));
+            }
+        }
+    }
+    reader.end()?;
+    Ok(outline)
+}
+
+/// A client comes once: of what came the second time, yrs would lose some and take some twice.
+fn once(client: u64, clients: &mut BTreeSet<u64>) -> Result<u64, Malformed> {
+    if clients.insert(client) { Ok(client) } else { Err(Malformed::Unknown("a client that comes twice")) }
+}
+
+fn read_struct<'a>(
+    reader: &mut Reader<'a>,
+    note: &mut impl FnMut(Written, &'a [u8]),
+) -> Result<(u32, What<'a>), Malformed> {
     let info = reader.byte()?;
     match info {
         0 => return Ok((length(reader)?, What::Gone)),
@@ -145,7 +169,7 @@ fn read_struct<'a>(reader: &mut Reader<'a>) -> Result<(u32, What<'a>), Malformed
             key = Some(reader.text()?);
         }
     }
-    let (len, content) = read_content(reader, info & 0x1f)?;
+    let (len, content) = read_content(reader, info & 0x1f, note)?;
     Ok((len, What::Item(Item { origin, right_origin, parent, key, content })))
 }
 
@@ -157,7 +181,11 @@ fn length(reader: &mut Reader<'_>) -> Result<u32, Malformed> {
     }
 }
 
-fn read_content(reader: &mut Reader<'_>, kind: u8) -> Result<(u32, Content), Malformed> {
+fn read_content<'a>(
+    reader: &mut Reader<'a>,
+    kind: u8,
+    note: &mut impl FnMut(Written, &'a [u8]),
+) -> Result<(u32, Content), Malformed> {
     let one = |content| Ok((1, content));
     match kind {
         1 => Ok((length(reader)?, Content::Deleted)),
@@ -166,48 +194,53 @@ fn read_content(reader: &mut Reader<'_>, kind: u8) -> Result<(u32, Content), Mal
             let units = reader.text()?.encode_utf16().count();
             Ok((u32::try_from(units).map_err(|_| Malformed::Number)?, Content::Text))
         }
-        5 => json(reader).and_then(|()| one(Content::Text)),
+        5 => json(reader, note).and_then(|()| one(Content::Text)),
         6 => {
             reader.text()?;
-            json(reader).and_then(|()| one(Content::Text))
+            json(reader, note).and_then(|()| one(Content::Text))
         }
         7 => match reader.number()? {
             0..=2 => one(Content::Type),
-            // Elements and hooks have a name.
-            3 | 5 => reader.text().and_then(|_| one(Content::Xml)),
+            3 => reader.text().and_then(|_| one(Content::Xml)),
             4 | 6 => one(Content::Xml),
+            // SUBTLE: 5 is a hook, the name of which yrs takes for what follows.
             _ => Err(Malformed::Unknown("a shared type")),
         },
         8 => {
             let count = reader.count()?;
             for _ in 0..count {
-                reader.skip_any(VALUE_DEPTH_MAX)?;
+                any(reader, note)?;
             }
             Ok((u32::try_from(count).map_err(|_| Malformed::Number)?, Content::Values))
         }
-        9 => {
-            reader.text()?;
-            reader.skip_any(VALUE_DEPTH_MAX)?;
-            one(Content::Document)
-        }
-        // Among them is 2, JSON texts, which only old versions of Yjs have written.
+        // SUBTLE: 9 is a document within this one. When it is deleted, yrs reads memory that it has given back.
+        // 2 is JSON texts, which only old versions of Yjs have written.
         _ => Err(Malformed::Unknown("a kind of content")),
     }
 }
 
+fn any<'a>(reader: &mut Reader<'a>, note: &mut impl FnMut(Written, &'a [u8])) -> Result<(), Malformed> {
+    let before = *reader;
+    reader.skip_any(VALUE_DEPTH_MAX)?;
+    note(Written::Any, before.until(reader));
+    Ok(())
+}
+
 /// JSON in a text, not read further: who decodes it has a bound for its depth.
-fn json(reader: &mut Reader<'_>) -> Result<(), Malformed> {
+fn json<'a>(reader: &mut Reader<'a>, note: &mut impl FnMut(Written, &'a [u8])) -> Result<(), Malformed> {
+    let before = *reader;
     let text = reader.text()?;
     let depth = text.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
     if depth > VALUE_DEPTH_MAX && serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
         return Err(Malformed::Nested);
     }
+    note(Written::Json, before.until(reader));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::prelude::{any, proptest};
 
     use super::*;
 

@@ -9,10 +9,9 @@
 //! has committed. One that comes again, after a connection was lost, is known by its clients' clocks.
 
 mod config;
+mod containers;
 mod head;
 pub mod history;
-mod markup;
-mod nesting;
 mod open;
 mod places;
 pub mod projection;
@@ -32,6 +31,7 @@ use engram_schemas::yjs::{Outline, Relation};
 
 use super::at;
 pub use config::DocumentsConfig;
+use containers::Misplaced;
 pub use head::{Head, StoredEdit, document_key, stores, update_key};
 use open::Open;
 pub use stored::{StoredError, stored};
@@ -127,9 +127,13 @@ impl Documents {
             let detail = format!("the document would have more than {} bytes", self.config.document_bytes_max);
             return refused("too-large", detail);
         }
-        if open.nesting.add(&outline, self.config.nesting_max).is_none() {
-            let detail = format!("shared types are nested more than {} deep", self.config.nesting_max);
-            return refused("too-deep", detail);
+        match open.containers.add(&outline, self.config.nesting_max) {
+            Ok(()) => {}
+            Err(Misplaced::TooDeep) => {
+                let detail = format!("shared types are nested more than {} deep", self.config.nesting_max);
+                return refused("too-deep", detail);
+            }
+            Err(misplaced) => return refused("malformed-update", misplaced.to_string()),
         }
         let conflicts = open.places.conflicts(&outline, &open.coverage, edit.purpose == SYNC);
         if let Err(error) = open.apply(&edit.update, &outline, &edit.actor) {

@@ -8,8 +8,8 @@ use engram_pipeline::store::codec::{Codec, read_whole};
 use engram_pipeline::store::{Order, Store, StoreError};
 use engram_schemas::yjs::{Coverage, Outline, Relation};
 
+use super::containers::Containers;
 use super::head::{Head, StoredEdit, document_key, update_key};
-use super::nesting::Nesting;
 use super::places::Places;
 use super::projection;
 use super::replica::{ApplyError, Replica};
@@ -19,7 +19,7 @@ pub struct Open {
     pub head: Head,
     pub replica: Replica,
     pub coverage: Coverage,
-    pub nesting: Nesting,
+    pub containers: Containers,
     pub places: Places,
     /// When it was last used, by the task's count of edits.
     pub used: u64,
@@ -32,7 +32,7 @@ impl Open {
             head: Head::default(),
             replica: Replica::default(),
             coverage: Coverage::default(),
-            nesting: Nesting::default(),
+            containers: Containers::default(),
             places: Places::default(),
             used: 0,
         }
@@ -57,10 +57,10 @@ impl Open {
 
     fn take(&mut self, update: &[u8]) -> Result<(), String> {
         let outline = Outline::read(update).map_err(|error| error.to_string())?;
+        // What was accepted once is within the bounds of then.
+        self.containers.add(&outline, u16::MAX).map_err(|error| error.to_string())?;
         self.replica.apply(update).map_err(|error| error.to_string())?;
         self.coverage.add(&outline);
-        // What was accepted once is within the bounds of then.
-        self.nesting.add(&outline, u16::MAX);
         Ok(())
     }
 

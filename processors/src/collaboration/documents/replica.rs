@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use engram_schemas::yjs::canonical;
 use thiserror::Error;
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, OffsetKind, Options, ReadTxn, StateVector, Transact, TransactionMut, Update};
@@ -57,9 +58,10 @@ impl Replica {
         &self.doc
     }
 
-    /// The whole document as one update.
+    /// The whole document as one update: the same bytes whenever it is made of the same updates.
     pub fn state(&self) -> Vec<u8> {
-        self.doc.transact().encode_state_as_update_v1(&StateVector::default())
+        let state = self.doc.transact().encode_state_as_update_v1(&StateVector::default());
+        canonical(&state).unwrap_or(state)
     }
 
     /// What it shows: each root by its name. `kinds` are what is known of the roots.
