@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::partitions_of;
 use engram_schemas::document::{DEFAULT_TENANT, split_document_key};
+use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -30,6 +31,8 @@ const EVENTS_MAX: usize = 10_000;
 const WRONG_MAX: usize = 20;
 /// How long a body may take to come.
 const BODY_MAX: Duration = Duration::from_secs(30);
+/// Of a body that is too large, so much is still read.
+const PASSED_OVER_MAX: usize = 32 << 20;
 /// How long the log may take.
 pub(super) const WRITE_MAX: Duration = Duration::from_secs(60);
 /// Idempotency keys that are remembered, and their length.
@@ -95,15 +98,27 @@ pub(super) async fn produce(
     Ok(axum::Json(json!({"topic": topic, "written": written})).into_response())
 }
 
-pub(super) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Denied> {
-    match timeout(BODY_MAX, to_bytes(body, bytes_max)).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(_)) => {
-            let message = format!("a body has at most {bytes_max} bytes: send less at a time");
-            Err(Denied::new(StatusCode::PAYLOAD_TOO_LARGE, message))
+pub(super) /// The whole body. One that is too large is read on for a while, and forgotten: who is still sending would not hear why not.
+async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Denied> {
+    let reading = async {
+        let (mut chunks, mut bytes, mut seen) = (body.into_data_stream(), Vec::new(), 0_usize);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| Denied::new(StatusCode::BAD_REQUEST, "the body breaks off"))?;
+            seen += chunk.len();
+            if seen <= bytes_max {
+                bytes.extend_from_slice(&chunk);
+            } else if seen > bytes_max.saturating_add(PASSED_OVER_MAX) {
+                break;
+            }
         }
-        Err(_) => Err(Denied::new(StatusCode::REQUEST_TIMEOUT, "the body has not come in time")),
-    }
+        if seen <= bytes_max {
+            return Ok(Bytes::from(bytes));
+        }
+        let message = format!("a body has at most {bytes_max} bytes: send less at a time");
+        Err(Denied::new(StatusCode::PAYLOAD_TOO_LARGE, message))
+    };
+    let late = |_| Denied::new(StatusCode::REQUEST_TIMEOUT, "the body has not come in time");
+    timeout(BODY_MAX, reading).await.map_err(late)?
 }
 
 /// What a request is known by, among those of its tenant to its topic.
