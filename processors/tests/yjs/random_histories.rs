@@ -117,7 +117,12 @@ pub fn compare(history: &History, state: &DocumentState) {
         let shown = &shown[name];
         // A root that nothing was ever put into is not known.
         let is_empty = matches!(root["value"].to_string().as_str(), "\"\"" | "[]" | "{}");
-        let fits = same(shown, &root["value"]) || shown.is_null() && is_empty;
+        let is_same = if root["type"] == "xml" {
+            without_formats(shown) == without_formats(&root["value"])
+        } else {
+            same(shown, &root["value"])
+        };
+        let fits = is_same || shown.is_null() && is_empty;
         assert!(fits, "{}, {name}, {}:\n{shown}\n{}", state.document, state.seq, root["value"]);
     }
     let others = shown.as_object().expect("an object").keys().find(|name| !expected.contains_key(*name));
@@ -129,6 +134,11 @@ pub fn compare(history: &History, state: &DocumentState) {
     let expected: Vec<(u64, u32)> =
         serde_json::from_value(history.result["stateVector"].clone()).expect("a state vector");
     assert_eq!(clocks, expected, "{}", state.document);
+}
+
+/// XML without the tags of formats: which of them Yjs shows can depend on the order in which its updates came.
+fn without_formats(xml: &Value) -> Option<String> {
+    Some(["<b>", "</b>", "<i>", "</i>"].iter().fold(xml.as_str()?.to_owned(), |xml, tag| xml.replace(tag, "")))
 }
 
 /// Equal, where 1 and 1.0 are the same, and numbers may differ by their last bit, with which JSON is not read exactly.
