@@ -98,8 +98,8 @@ pub(super) async fn produce(
     Ok(axum::Json(json!({"topic": topic, "written": written})).into_response())
 }
 
-pub(super) /// The whole body. One that is too large is read on for a while, and forgotten: who is still sending would not hear why not.
-async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Denied> {
+/// The whole body. One that is too large is read on for a while, and forgotten: who is still sending would not hear why not.
+pub(super) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Denied> {
     let reading = async {
         let (mut chunks, mut bytes, mut seen) = (body.into_data_stream(), Vec::new(), 0_usize);
         while let Some(chunk) = chunks.next().await {

@@ -209,7 +209,7 @@ fn read_content<'a>(
         8 => {
             let count = reader.count()?;
             for _ in 0..count {
-                any(reader, note)?;
+                any_value(reader, note)?;
             }
             Ok((u32::try_from(count).map_err(|_| Malformed::Number)?, Content::Values))
         }
@@ -219,7 +219,7 @@ fn read_content<'a>(
     }
 }
 
-fn any<'a>(reader: &mut Reader<'a>, note: &mut impl FnMut(Written, &'a [u8])) -> Result<(), Malformed> {
+fn any_value<'a>(reader: &mut Reader<'a>, note: &mut impl FnMut(Written, &'a [u8])) -> Result<(), Malformed> {
     let before = *reader;
     reader.skip_any(VALUE_DEPTH_MAX)?;
     note(Written::Any, before.until(reader));
