@@ -219,11 +219,12 @@ impl Up {
         self.log.lock().expect("no reader panics").clone()
     }
 
-    /// What its log says of each task that it has restored.
+    /// What its log says of each task of the activity service that it has restored.
     pub fn restores(&self) -> Vec<Value> {
         let log = self.log();
         let lines = log.lines().filter(|line| line.contains("task restored"));
-        lines.map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        let restored = lines.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        restored.filter(|restored| restored["service"] == "activity").collect()
     }
 
     pub fn has_ended(&mut self) -> bool {
