@@ -1,13 +1,18 @@
 //! From a request to who sends it, and the answers to those who may not.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::Gateway;
-use super::auth::{Identity, Refusal, presented};
+use super::auth::{Action, Identity, Refusal, presented};
+use super::documents::check_id;
 
 /// Who sends a request.
 pub struct Caller {
@@ -59,9 +64,19 @@ impl IntoResponse for Denied {
     }
 }
 
+/// SUBTLE: of a handler's parameters this is the first after the state: nothing else of a request is looked at before.
+impl FromRequestParts<Arc<Gateway>> for Caller {
+    type Rejection = Denied;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Denied> {
+        let ConnectInfo(address) = parts.extensions.get().expect("the server tells who has connected");
+        gateway.admit(&parts.headers, &parts.uri, *address)
+    }
+}
+
 impl Gateway {
     /// Who sends a request, if they may send any. Before anything else of it is looked at.
-    pub(super) fn admit(&self, headers: &HeaderMap, uri: &Uri, address: SocketAddr) -> Result<Caller, Denied> {
+    fn admit(&self, headers: &HeaderMap, uri: &Uri, address: SocketAddr) -> Result<Caller, Denied> {
         let refuse = |refusal: Refusal| self.refuse(&refusal, None, address);
         self.rates.address(address.ip()).map_err(refuse)?;
         if self.authenticator.is_open() && !is_local(headers) {
@@ -76,6 +91,17 @@ impl Gateway {
             self.rates.user(&identity).map_err(refuse)?;
         }
         Ok(Caller { identity, address, subprotocol: presented.subprotocol })
+    }
+
+    /// That the caller may do this with the document of that id.
+    pub(super) fn require(&self, caller: &Caller, id: &str, action: Action) -> Result<(), Denied> {
+        check_id(id)?;
+        caller.identity.require(id, action).map_err(|refusal| self.refuse_caller(&refusal, caller))
+    }
+
+    /// That the caller may do this with all of their tenant.
+    pub(super) fn require_in_tenant(&self, caller: &Caller, action: Action) -> Result<(), Denied> {
+        caller.identity.require_in_tenant(action).map_err(|refusal| self.refuse_caller(&refusal, caller))
     }
 
     /// For what everybody may see: only how often they ask is looked at.
@@ -93,6 +119,20 @@ impl Gateway {
     pub(super) fn refuse_caller(&self, refusal: &Refusal, caller: &Caller) -> Denied {
         self.refuse(refusal, Some(&caller.identity.actor), caller.address)
     }
+}
+
+/// Does for a request what may block, when its turn has come.
+pub(super) async fn in_turn<T: Send + 'static>(
+    turns: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Denied> {
+    let stopping = || Denied::unavailable("the server is stopping");
+    let turn = Arc::clone(turns).acquire_owned().await.map_err(|_| stopping())?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    });
+    done.await.map_err(|_| stopping())
 }
 
 /// Whether a request comes from this machine's own pages, or from no page at all: a browser says which page it is, and by

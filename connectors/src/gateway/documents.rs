@@ -1,13 +1,12 @@
 //! `/v1/documents/{id}`: for an editor, the document itself (WebSocket); for a program, what it shows, now or at a moment of
 //! its past.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engram_schemas::document::{DocumentState, document_key};
 use serde::Deserialize;
@@ -60,16 +59,13 @@ pub(super) struct Parameters {
 
 pub(super) async fn document(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(id): Path<String>,
     Query(Parameters { at }): Query<Parameters>,
     headers: HeaderMap,
-    uri: Uri,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
-    check_id(&id)?;
-    caller.identity.require(&id, Action::Read).map_err(|refusal| gateway.refuse_caller(&refusal, &caller))?;
+    gateway.require(&caller, &id, Action::Read)?;
     match upgrade {
         Ok(upgrade) => connect(gateway, caller, id, upgrade).await,
         Err(_) if headers.get(header::UPGRADE).is_some() => {

@@ -3,12 +3,11 @@
 //! INVARIANT: such an edit takes the way of every other. What is answered is that it is in the log; what became of it is told
 //! there, in `document.sequenced` or `document.rejects`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use engram_pipeline::log::partitioner::partition_for;
 use engram_schemas::Event as _;
@@ -19,8 +18,8 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::auth::Action;
-use super::caller::{Caller, Denied};
-use super::documents::{DocumentRefusal, check_id};
+use super::caller::{Caller, Denied, in_turn};
+use super::documents::DocumentRefusal;
 use super::limits::depth_within;
 use super::produce::{WRITE_MAX, read};
 use super::writer::{Fate, Outgoing};
@@ -105,12 +104,9 @@ struct MergeBody {
 
 pub(super) async fn blame(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(id): Path<String>,
-    headers: HeaderMap,
-    uri: Uri,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
     gateway.require(&caller, &id, Action::Read)?;
     let key = document_key(&caller.identity.tenant, &id);
     let Blame { seq, ranges } = gateway.ask(move |histories| histories.blame(&key)).await?;
@@ -119,13 +115,10 @@ pub(super) async fn blame(
 
 pub(super) async fn rollback(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(id): Path<String>,
-    headers: HeaderMap,
-    uri: Uri,
     body: Body,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
     gateway.require(&caller, &id, Action::Administer)?;
     let undone = undone(gateway.body(body).await?)?;
     let (key, edit) = (document_key(&caller.identity.tenant, &id), gateway.edit_id());
@@ -136,13 +129,10 @@ pub(super) async fn rollback(
 
 pub(super) async fn branch(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(id): Path<String>,
-    headers: HeaderMap,
-    uri: Uri,
     body: Body,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
     gateway.require(&caller, &id, Action::Read)?;
     let BranchBody { to, at } = gateway.body(body).await?;
     gateway.require(&caller, &to, Action::Administer)?;
@@ -155,13 +145,10 @@ pub(super) async fn branch(
 
 pub(super) async fn merge(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(id): Path<String>,
-    headers: HeaderMap,
-    uri: Uri,
     body: Body,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
     gateway.require(&caller, &id, Action::Administer)?;
     let MergeBody { from } = gateway.body(body).await?;
     gateway.require(&caller, &from, Action::Read)?;
@@ -190,11 +177,6 @@ fn undone(body: RollbackBody) -> Result<Undone, Denied> {
 }
 
 impl Gateway {
-    fn require(&self, caller: &Caller, id: &str, action: Action) -> Result<(), Denied> {
-        check_id(id)?;
-        caller.identity.require(id, action).map_err(|refusal| self.refuse_caller(&refusal, caller))
-    }
-
     async fn body<B: DeserializeOwned>(&self, body: Body) -> Result<B, Denied> {
         let body = read(body, BODY_BYTES_MAX.min(self.limits.body_bytes_max as usize)).await?;
         let wrong = |message: String| Denied::new(StatusCode::BAD_REQUEST, message);
@@ -210,14 +192,8 @@ impl Gateway {
         &self,
         question: impl FnOnce(&dyn Histories) -> Result<T, DocumentRefusal> + Send + 'static,
     ) -> Result<T, Denied> {
-        let stopping = || Denied::unavailable("the server is stopping");
-        let permit = Arc::clone(&self.reading_histories).acquire_owned().await.map_err(|_| stopping())?;
         let histories = Arc::clone(&self.histories);
-        let answer = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            question(&*histories)
-        });
-        Ok(answer.await.map_err(|_| stopping())??)
+        Ok(in_turn(&self.reading_histories, move || question(&*histories)).await??)
     }
 
     fn edit_id(&self) -> String {

@@ -1,13 +1,12 @@
 //! `POST /v1/topics/{topic}`: events as JSON, checked against the topic's schema, into the log. All of a request or none of it.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use engram_pipeline::log::partitioner::partition_for;
 use engram_pipeline::log::partitions_of;
@@ -67,15 +66,13 @@ impl Produced {
 
 pub(super) async fn produce(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(topic): Path<String>,
     Query(Parameters { kind }): Query<Parameters>,
     headers: HeaderMap,
-    uri: Uri,
     body: Body,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
-    caller.identity.require_in_tenant(Action::Produce).map_err(|refusal| gateway.refuse_caller(&refusal, &caller))?;
+    gateway.require_in_tenant(&caller, Action::Produce)?;
     let body = read(body, gateway.limits.body_bytes_max as usize).await?;
     let idempotency_key = idempotency_key(&headers, &caller, &topic)?;
     if let Some(written) = idempotency_key.as_deref().and_then(|key| gateway.produced.get(key)) {

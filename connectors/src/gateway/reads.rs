@@ -3,11 +3,10 @@
 //! INVARIANT: a question names its workspace or document by a whole key, made with the caller's tenant: no entry of another
 //! tenant's matches it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use engram_schemas::document::document_key;
 use serde::Deserialize;
@@ -15,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::Gateway;
 use super::auth::Action;
-use super::caller::{Caller, Denied};
+use super::caller::{Caller, Denied, in_turn};
 use super::documents::check_id;
 use crate::http::{StoreQuery, StoreRefusal};
 
@@ -35,13 +34,10 @@ pub(super) struct Parameters {
 
 pub(super) async fn memories(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(workspace): Path<String>,
     Query(Parameters { limit, .. }): Query<Parameters>,
-    headers: HeaderMap,
-    uri: Uri,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
     let key = gateway.workspace(&caller, &workspace)?;
     let (entries, more) = gateway.entries("memories", json!({"workspace": key}), bounded(limit)?).await?;
     if entries.is_empty() {
@@ -53,12 +49,9 @@ pub(super) async fn memories(
 
 pub(super) async fn memory(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path((workspace, memory)): Path<(String, String)>,
-    headers: HeaderMap,
-    uri: Uri,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
     let key = gateway.workspace(&caller, &workspace)?;
     let (entries, _) = gateway.entries("memories", json!({"workspace": key, "memory": memory}), 1).await?;
     let found = entries.into_iter().next();
@@ -70,13 +63,10 @@ pub(super) async fn memory(
 
 pub(super) async fn graph(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(workspace): Path<String>,
     Query(Parameters { limit, node }): Query<Parameters>,
-    headers: HeaderMap,
-    uri: Uri,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
     let key = gateway.workspace(&caller, &workspace)?;
     let limit = bounded(limit)?;
     let questions = match node {
@@ -108,15 +98,11 @@ pub(super) async fn graph(
 
 pub(super) async fn sessions(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(id): Path<String>,
     Query(Parameters { limit, .. }): Query<Parameters>,
-    headers: HeaderMap,
-    uri: Uri,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
-    check_id(&id)?;
-    caller.identity.require(&id, Action::Read).map_err(|refusal| gateway.refuse_caller(&refusal, &caller))?;
+    gateway.require(&caller, &id, Action::Read)?;
     let key = document_key(&caller.identity.tenant, &id);
     let (entries, more) = gateway.entries("presence", json!([key]), bounded(limit)?).await?;
     let sessions: Vec<Value> = entries
@@ -152,7 +138,7 @@ impl Gateway {
     /// A workspace's key, for who may read in its tenant.
     fn workspace(&self, caller: &Caller, workspace: &str) -> Result<String, Denied> {
         check_id(workspace)?;
-        caller.identity.require_in_tenant(Action::Read).map_err(|refusal| self.refuse_caller(&refusal, caller))?;
+        self.require_in_tenant(caller, Action::Read)?;
         Ok(document_key(&caller.identity.tenant, workspace))
     }
 
@@ -169,14 +155,9 @@ impl Gateway {
             limit,
             local: false,
         };
-        let stopping = || Denied::unavailable("the server is stopping");
-        let permit = Arc::clone(&self.reading_stores).acquire_owned().await.map_err(|_| stopping())?;
         let stores = Arc::clone(&self.stores);
-        let answer = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            stores(&query)
-        });
-        let mut answer = answer.await.map_err(|_| stopping())?.map_err(|refusal| {
+        let answer = in_turn(&self.reading_stores, move || stores(&query)).await?;
+        let mut answer = answer.map_err(|refusal| {
             let (StoreRefusal::NotFound(reason) | StoreRefusal::Unavailable(reason)) = refusal;
             tracing::warn!(reason, store, "a store cannot be read");
             Denied::unavailable("this cannot be told at present: try again")

@@ -6,12 +6,11 @@
 //! Source: HTML Living Standard, section 9.2 "Server-sent events".
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use engram_pipeline::log::{LogError, TopicPartition, partitions_of};
@@ -24,7 +23,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use super::Gateway;
 use super::auth::Action;
-use super::caller::Denied;
+use super::caller::{Caller, Denied};
 use super::produce::tenant_of;
 
 /// Records that may wait for a slow reader; then it is waited for.
@@ -43,14 +42,12 @@ pub(super) struct Parameters {
 
 pub(super) async fn stream(
     State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    caller: Caller,
     Path(topic): Path<String>,
     Query(asked): Query<Parameters>,
     headers: HeaderMap,
-    uri: Uri,
 ) -> Result<Response, Denied> {
-    let caller = gateway.admit(&headers, &uri, address)?;
-    caller.identity.require_in_tenant(Action::Read).map_err(|refusal| gateway.refuse_caller(&refusal, &caller))?;
+    gateway.require_in_tenant(&caller, Action::Read)?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     let from = last.or(asked.last_event_id).or(asked.from).unwrap_or_else(|| "end".to_owned());
     let Ok(permit) = Arc::clone(&gateway.streams).try_acquire_owned() else {
