@@ -17,7 +17,6 @@ use engram_schemas::document::{DocumentState, Edit, EditConflict, EditRejected, 
 use engram_schemas::registry::Registry;
 use proptest::prelude::*;
 use yrs::updates::decoder::Decode;
-use yrs::updates::encoder::Encode;
 use yrs::{Array, Doc, GetString, Map, OffsetKind, Options, ReadTxn, StateVector, Text, Transact, Update};
 
 const PARTITIONS: i32 = 2;

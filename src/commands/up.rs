@@ -35,6 +35,8 @@ use crate::wire::{self, Access, Connection};
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the services may take for their last commit.
 const STOP_MAX: Duration = Duration::from_secs(20);
+/// How long everything else may take after that.
+const END_MAX: Duration = Duration::from_secs(30);
 /// How often standbys ask which processes there are.
 const INSTANCES_FRESH: Duration = Duration::from_secs(5);
 /// How long the requests of others may still take once the services have stopped.
@@ -75,25 +77,37 @@ pub fn run(global: &Global, args: &Up) -> anyhow::Result<()> {
     let _entered = runtime.enter();
     let server = http::serve(bound, served, gateway.clone());
     connection.data.write_run_file(server.address, &token)?;
-    for name in names {
-        let running = start(&connection, &directory, args, &name)?;
+    let mut announcer = None;
+    let mut outcome = names.iter().try_for_each(|name| {
+        let running = start(&connection, &directory, args, name)?;
         lock(&services).push(running);
+        anyhow::Ok(())
+    });
+    outcome = outcome.and_then(|()| {
+        announcer = announce(global, &connection, args, server.address, &services)?;
+        Ok(())
+    });
+    if outcome.is_ok() {
+        crate::output::say(format_args!(
+            "engram is up: http://{} ({}); stop with Ctrl-C",
+            server.address,
+            offers(gateway.as_deref())
+        ));
+        watch(args, &stop, &services, &metrics);
     }
-    let announcer = announce(global, &connection, args, server.address, &services)?;
-    crate::output::say(format_args!(
-        "engram is up: http://{} ({}); stop with Ctrl-C",
-        server.address,
-        offers(gateway.as_deref())
-    ));
-    watch(args, &stop, &services, &metrics);
-    let mut outcome = Ok(());
     let running: Vec<Running> = lock(&services).drain(..).collect();
     running.iter().for_each(Running::ask_to_stop);
     give_up_if_they_hang(&running);
     for running in running {
         let name = running.name();
-        outcome = outcome.and(running.stop().with_context(|| format!("service {name} has stopped")));
+        let stopped = running.stop().with_context(|| format!("service {name} has stopped"));
+        if let Err(error) = &stopped {
+            // Now, since what follows may have to wait for the log.
+            tracing::error!(service = name, error = crate::output::one_line(&**error), "a service has failed");
+        }
+        outcome = outcome.and(stopped);
     }
+    give_up_later();
     if let Some(announcer) = announcer {
         announcer.stop();
     }
@@ -159,6 +173,19 @@ fn offers(gateway: Option<&Gateway>) -> &'static str {
         }
         Some(_) => "editors and programs with a token; schemas, metrics, health",
     }
+}
+
+/// Ends the process if what is left of an orderly end does not come to one: it waits for the log, too. Nothing is lost.
+fn give_up_later() {
+    std::thread::spawn(|| {
+        std::thread::sleep(END_MAX);
+        crate::output::say(format_args!(
+            "engram: did not end within {} s: is the log out of reach? What was not committed is processed again after the \
+             next start",
+            END_MAX.as_secs()
+        ));
+        signal_hook::low_level::exit(i32::from(crate::FAILED));
+    });
 }
 
 /// Waits until all workers have ended; ends the process if they do not. They wait for the log, then, and so would everything

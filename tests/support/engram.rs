@@ -283,7 +283,10 @@ impl Up {
     /// As `get`, with query parameters.
     pub fn get_with(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let asked = ureq::get(format!("{}{path}", self.http)).query_pairs(parameters.iter().copied()).call();
-        let mut response = asked.unwrap_or_else(|error| panic!("{path}: {error}\n{}", self.log()));
+        let mut response = asked.unwrap_or_else(|error| {
+            let process = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+            panic!("{path}: {error}\n{}\n{process}", self.log())
+        });
         response.body_mut().read_json().expect("JSON")
     }
 
