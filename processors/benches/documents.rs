@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use engram_pipeline::driver::Driver;
 use engram_processors::collaboration::documents::DocumentsConfig;
 use engram_processors::collaboration::{self, DOCUMENT_EDITS};
@@ -39,11 +39,14 @@ fn documents(criterion: &mut Criterion) {
     group.bench_function("outlines", |bencher| {
         bencher.iter(|| updates.iter().for_each(|update| drop(black_box(Outline::read(update).expect("an update")))));
     });
-    group.bench_function("the service", |bencher| bencher.iter(|| serve(&updates)));
+    group.bench_function("the service", |bencher| {
+        bencher.iter_batched(|| written(&updates), serve, BatchSize::PerIteration);
+    });
     group.finish();
 }
 
-fn serve(updates: &[Vec<u8>]) -> Driver {
+/// A driver whose log has the updates.
+fn written(updates: &[Vec<u8>]) -> Driver {
     let service = Arc::new(collaboration::service(DocumentsConfig::default()));
     let mut driver = Driver::of(service, 1).expect("the service starts");
     driver.commit_every(COMMIT);
@@ -63,6 +66,10 @@ fn serve(updates: &[Vec<u8>]) -> Driver {
         edits.encode(&edit, &mut value).expect("an edit");
         driver.write(DOCUMENT_EDITS, 0, Some(b"trace"), Some(&value), edit.time);
     }
+    driver
+}
+
+fn serve(mut driver: Driver) -> Driver {
     driver.process().expect("processed");
     driver.commit().expect("committed");
     driver

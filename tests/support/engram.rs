@@ -214,6 +214,21 @@ impl Up {
         format!("{}/v1/documents", self.http.replacen("http", "ws", 1))
     }
 
+    /// Whether it runs, or how it has ended: for a message.
+    fn how_it_is(&self) -> String {
+        // SAFETY: all zeros is a value of it; it is plain data.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the pointer is to a siginfo_t, and the child stays to be waited for.
+        unsafe { libc::waitid(libc::P_PID, self.pid(), &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
+        // SAFETY: waitid has filled in the fields of a child's end, or left them zero.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        match info.si_code {
+            _ if pid == 0 => "it runs".to_owned(),
+            libc::CLD_EXITED => format!("it ended with {status}"),
+            _ => format!("it was ended by signal {status}"),
+        }
+    }
+
     /// What it has written to standard error so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("no reader panics").clone()
@@ -283,10 +298,8 @@ impl Up {
     /// As `get`, with query parameters.
     pub fn get_with(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let asked = ureq::get(format!("{}{path}", self.http)).query_pairs(parameters.iter().copied()).call();
-        let mut response = asked.unwrap_or_else(|error| {
-            let process = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-            panic!("{path}: {error}\n{}\n{process}", self.log())
-        });
+        let mut response =
+            asked.unwrap_or_else(|error| panic!("{path}: {error}\n{}\n{}", self.log(), self.how_it_is()));
         response.body_mut().read_json().expect("JSON")
     }
 

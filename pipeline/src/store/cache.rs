@@ -97,7 +97,7 @@ impl Store {
     }
 
     pub fn get(&mut self, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
-        let slot = self.slot(key)?;
+        let slot = self.slot(key, true)?;
         if let Some(trace) = &mut self.trace {
             trace.read.insert(key.into());
         }
@@ -106,11 +106,14 @@ impl Store {
     }
 
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.update(key, |buffer| {
+        // What was there before is of interest to a trace only.
+        let slot = self.slot(key, self.trace.is_some())?;
+        self.change(slot, key, |buffer| {
             buffer.clear();
             buffer.extend_from_slice(value);
             true
-        })
+        });
+        Ok(())
     }
 
     pub fn delete(&mut self, key: &[u8]) -> Result<(), StoreError> {
@@ -120,7 +123,12 @@ impl Store {
     /// Reads and writes an entry with one look-up. `change` gets the value's bytes, empty if there is no entry, and says
     /// whether there is one afterwards.
     pub fn update(&mut self, key: &[u8], change: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), StoreError> {
-        let slot = self.slot(key)?;
+        let slot = self.slot(key, true)?;
+        self.change(slot, key, change);
+        Ok(())
+    }
+
+    fn change(&mut self, slot: usize, key: &[u8], change: impl FnOnce(&mut Vec<u8>) -> bool) {
         let entry = &mut self.young[slot];
         if !entry.live {
             entry.value.clear();
@@ -141,7 +149,6 @@ impl Store {
                 sorted.insert(key.into(), slot);
             }
         }
-        Ok(())
     }
 
     /// Visits the entries with `from <= key < to`, in key order or against it, until `visit` returns false.
@@ -298,14 +305,14 @@ impl Store {
         }
     }
 
-    /// The slot of `key` in the young generation, filled from the old one or RocksDB.
-    fn slot(&mut self, key: &[u8]) -> Result<usize, StoreError> {
+    /// The slot of `key` in the young generation, filled from the old one or, unless it is overwritten anyway, RocksDB.
+    fn slot(&mut self, key: &[u8], is_read: bool) -> Result<usize, StoreError> {
         if let Some(slot) = self.young.get_index_of(key) {
             return Ok(slot);
         }
         let entry = match self.old.swap_remove(key) {
             Some(entry) => entry,
-            None if self.is_whole => Entry { live: false, value: Vec::new(), dirty: false },
+            None if self.is_whole || !is_read => Entry { live: false, value: Vec::new(), dirty: false },
             None => {
                 self.full_key.clear();
                 self.full_key.push(self.prefix);

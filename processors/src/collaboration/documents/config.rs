@@ -14,7 +14,7 @@ pub struct DocumentsConfig {
     pub nesting_max: u16,
     /// Documents that a task keeps open.
     pub open_documents_max: usize,
-    /// A document is written down whole once so many bytes of updates have come, and at least half as many as it has.
+    /// A document is written down whole once so many bytes of updates have come, and at least as many as it has.
     pub checkpoint_bytes: usize,
     /// `document.state` follows a document that changes all the time by so much, ms.
     pub state_delay_ms: u32,
@@ -29,7 +29,7 @@ impl Default for DocumentsConfig {
             document_bytes_max: 8 << 20,
             nesting_max: 64,
             open_documents_max: 256,
-            checkpoint_bytes: 16 << 10,
+            checkpoint_bytes: 64 << 10,
             state_delay_ms: 500,
             commit_interval_ms: 5,
         }

@@ -56,10 +56,19 @@ pub struct Documents {
     buffer: Vec<u8>,
 }
 
-/// Why an edit is refused.
-struct Refused {
-    cause: &'static str,
-    detail: String,
+/// What becomes of an edit.
+enum Verdict {
+    /// It is part of its document now.
+    Sequenced {
+        seq: i64,
+        conflicts: Vec<EditConflict>,
+    },
+    /// It was so already, and nobody waits to hear that.
+    Known,
+    Refused {
+        cause: &'static str,
+        detail: String,
+    },
 }
 
 impl Documents {
@@ -87,18 +96,14 @@ impl Documents {
         }
         let offset = input.record.offset;
         match self.take(&edit, offset, context)? {
-            Ok(()) => Ok(()),
-            Err(refused) => self.reject(edit, offset, refused, context),
+            Verdict::Sequenced { seq, conflicts } => self.tell(edit, seq, offset, &conflicts, context),
+            Verdict::Known => Ok(()),
+            Verdict::Refused { cause, detail } => self.reject(edit, offset, cause, detail, context),
         }
     }
 
-    fn take(
-        &mut self,
-        edit: &Edit,
-        offset: i64,
-        context: &mut Context<'_>,
-    ) -> Result<Result<(), Refused>, ProcessError> {
-        let refused = |cause, detail: String| Ok(Err(Refused { cause, detail }));
+    fn take(&mut self, edit: &Edit, offset: i64, context: &mut Context<'_>) -> Result<Verdict, ProcessError> {
+        let refused = |cause, detail: String| Ok(Verdict::Refused { cause, detail });
         if edit.update.len() > self.config.update_bytes_max {
             let detail =
                 format!("the update has {} bytes, {} are allowed", edit.update.len(), self.config.update_bytes_max);
@@ -114,7 +119,7 @@ impl Documents {
         let open = self.open.get_mut(&edit.document).expect("opened above");
         match open.coverage.relation(&outline) {
             // Its sender waits for an acknowledgement; one that has told all that it has does not.
-            Relation::Known if edit.purpose == SYNC => return Ok(Ok(())),
+            Relation::Known if edit.purpose == SYNC => return Ok(Verdict::Known),
             Relation::Known => return refused("known", "all of it is part of the document".to_owned()),
             Relation::Missing(id) => {
                 let known = open.coverage.next(id.client);
@@ -144,7 +149,7 @@ impl Documents {
         open.head.time = edit.time;
         open.head.update_bytes += edit.update.len() as i64;
         let seq = open.head.seq;
-        let told: Vec<EditConflict> = conflicts
+        let conflicts = conflicts
             .into_iter()
             .map(|conflict| EditConflict {
                 document: edit.document.clone(),
@@ -165,23 +170,16 @@ impl Documents {
             })
             .collect();
         self.store(edit, offset, context)?;
-        self.tell(edit, seq, offset, &told, context)?;
-        Ok(Ok(()))
+        Ok(Verdict::Sequenced { seq, conflicts })
     }
 
     /// An update that could not be applied is refused; a document that cannot be opened any more takes no edits.
-    fn after_failure(
-        &mut self,
-        edit: &Edit,
-        detail: &str,
-        context: &mut Context<'_>,
-    ) -> Result<Result<(), Refused>, ProcessError> {
+    fn after_failure(&mut self, edit: &Edit, detail: &str, context: &mut Context<'_>) -> Result<Verdict, ProcessError> {
         tracing::warn!(document = edit.document, edit = edit.id, detail, "an edit was refused");
-        let refused = |cause, detail: String| Ok(Err(Refused { cause, detail }));
-        match self.open(&edit.document, context)? {
-            Ok(()) => refused("failed", detail.to_owned()),
-            Err(reason) => refused("quarantined", reason),
-        }
+        Ok(match self.open(&edit.document, context)? {
+            Ok(()) => Verdict::Refused { cause: "failed", detail: detail.to_owned() },
+            Err(reason) => Verdict::Refused { cause: "quarantined", detail: reason },
+        })
     }
 
     /// Opens a document, unless it is open. Tells why it takes no edits, if it does not.
@@ -234,7 +232,7 @@ impl Documents {
             let due = context.wall_clock_ms() + i64::from(self.config.state_delay_ms);
             context.schedule(TimerClock::WallClock, STATE, edit.document.as_bytes(), due)?;
         }
-        let enough = (self.config.checkpoint_bytes as i64).max(head.checkpoint_bytes / 2);
+        let enough = (self.config.checkpoint_bytes as i64).max(head.checkpoint_bytes);
         let is_checkpoint = head.update_bytes >= enough;
         if is_checkpoint {
             let state = open.replica.state();
@@ -256,26 +254,17 @@ impl Documents {
 
     fn tell(
         &mut self,
-        edit: &Edit,
+        edit: Edit,
         seq: i64,
         offset: i64,
         conflicts: &[EditConflict],
         context: &mut Context<'_>,
     ) -> Result<(), ProcessError> {
-        let sequenced = SequencedEdit {
-            document: edit.document.clone(),
-            seq,
-            id: edit.id.clone(),
-            time: edit.time,
-            actor: edit.actor.clone(),
-            session: edit.session.clone(),
-            update: edit.update.clone(),
-            partition: context.partition(),
-            offset,
-            source: edit.source.clone(),
-            purpose: edit.purpose.clone(),
-        };
-        let key = edit.document.as_bytes();
+        let Edit { id, time, document, actor, session, update, source, purpose } = edit;
+        let partition = context.partition();
+        let sequenced =
+            SequencedEdit { document, seq, id, time, actor, session, update, partition, offset, source, purpose };
+        let key = sequenced.document.as_bytes();
         self.sequenced.encode(&sequenced, &mut self.buffer).map_err(unwritable)?;
         context.emit(at::OUT_SEQUENCED, key, Some(&self.buffer))?;
         for conflict in conflicts {
@@ -289,17 +278,18 @@ impl Documents {
         &mut self,
         edit: Edit,
         offset: i64,
-        refused: Refused,
+        cause: &'static str,
+        detail: String,
         context: &mut Context<'_>,
     ) -> Result<(), ProcessError> {
-        metrics::counter!("engram_document_edits_rejected_total", "cause" => refused.cause).increment(1);
+        metrics::counter!("engram_document_edits_rejected_total", "cause" => cause).increment(1);
         let rejected = EditRejected {
             id: edit.id,
             time: edit.time,
             actor: edit.actor,
             session: edit.session,
-            cause: refused.cause.to_owned(),
-            detail: refused.detail,
+            cause: cause.to_owned(),
+            detail,
             partition: context.partition(),
             offset,
             document: edit.document,
