@@ -1,0 +1,21 @@
+//! Models that users bring: from a model's file to the scores of Arrow batches, on the CPU or a GPU, with the same result.
+//!
+//! ```text
+//! a file -> format::read -> Model -> a Scorer of a device -> columns of f32 in, margins out -> Link -> scores
+//! ```
+//!
+//! INVARIANT: what a model gives is defined by its `Forest` or `Network` alone, by the reference evaluation beside each. Every
+//! device gives the same margins, bit for bit.
+
+pub mod error;
+pub mod forest;
+pub mod format;
+pub mod link;
+pub mod model;
+pub mod network;
+
+pub use error::ModelError;
+pub use forest::Forest;
+pub use link::Link;
+pub use model::{Kind, Model};
+pub use network::Network;

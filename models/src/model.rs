@@ -1,0 +1,53 @@
+//! A model as it was read from its file.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::error::ModelError;
+use crate::forest::Forest;
+use crate::format;
+use crate::network::Network;
+
+/// What computes the margins.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    Forest(Forest),
+    Network(Network),
+}
+
+/// A model: its name is the hash of its file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    pub kind: Kind,
+    /// The format that its file has, as it is shown: "xgboost", "lightgbm", "treelite", "onnx".
+    pub format: &'static str,
+    /// The columns that it wants, by name; empty if it only counts them.
+    pub names: Vec<String>,
+    /// SHA-256 of the file, lower-case hexadecimal.
+    pub hash: String,
+}
+
+impl Model {
+    /// Reads a model of any format. Errors: see `ModelError`; there is no input on which it panics, and no allocation that
+    /// is not bounded by the size of the file.
+    pub fn read(file: &[u8]) -> Result<Self, ModelError> {
+        let format::Parsed { kind, format, names } = format::read(file)?;
+        let hash = Sha256::digest(file).iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { kind, format, names, hash })
+    }
+
+    /// Columns of its input.
+    pub fn features(&self) -> usize {
+        match &self.kind {
+            Kind::Forest(forest) => forest.features,
+            Kind::Network(network) => network.inputs,
+        }
+    }
+
+    /// Margins of a row.
+    pub fn margins(&self) -> usize {
+        match &self.kind {
+            Kind::Forest(forest) => forest.outputs,
+            Kind::Network(network) => network.outputs(),
+        }
+    }
+}
