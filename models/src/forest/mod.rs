@@ -8,7 +8,7 @@ mod reference;
 
 use crate::link::{Link, Precision};
 
-pub use check::{DEPTH_MAX, NODES_MAX};
+pub use check::{DEPTH_MAX, NODES_MAX, OUTPUTS_MAX};
 
 /// Trees over columns of f32. A row's margins are `base` plus what its leaves give, tree by tree in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +31,8 @@ pub struct Forest {
 pub enum Combine {
     /// base + leaf + leaf + ..
     BaseFirst,
-    /// (0 + leaf + leaf + ..) / divisor + base. The divisor is 1 for a plain sum, the number of trees for a mean.
+    /// (0 + leaf + leaf + ..) / divisor + base. The divisor is 1 for a plain sum, the number of trees for a mean. The base is
+    /// added in f64 and the margin then rounded to the precision, which for a base that is an f32 value is the same.
     BaseLast { divisor: f64 },
 }
 
@@ -79,10 +80,12 @@ pub enum Test {
     /// x < threshold. `x <= t` of a t in f64 is `Less(next_up(floor32(t)))`: see `Test::less_or_equal`.
     Less(f32),
     Equal(f32),
-    /// trunc(x) is a member of the set of `words` words from `start`. What is negative or beyond the set is no member.
+    /// trunc(x) is a member of the set of `words` words from `start`. What is negative or beyond the set is no member; but for
+    /// -1 < x < 0, which is category 0 if `cuts_negatives`, as LightGBM's cast has it.
     In {
         start: u32,
         words: u32,
+        cuts_negatives: bool,
     },
 }
 

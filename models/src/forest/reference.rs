@@ -34,7 +34,8 @@ impl Forest {
         }
         if let Combine::BaseLast { divisor } = self.combine {
             for (margin, base) in margins.iter_mut().zip(&self.base) {
-                *margin = add(divide(*margin, divisor), *base);
+                let sum = divide(*margin, divisor) + base;
+                *margin = if self.precision == Precision::Single { f64::from(sum as f32) } else { sum };
             }
         }
         margins
@@ -69,11 +70,11 @@ impl Split {
         match self.test {
             Test::Less(threshold) => value < threshold,
             Test::Equal(threshold) => value == threshold,
-            Test::In { start, words } => {
-                // A negative fraction is cut to zero, as C does.
-                let category = value.trunc();
-                category >= 0.0 && category < words as f32 * 32.0 && {
-                    let category = category as usize;
+            Test::In { start, words, cuts_negatives } => {
+                let is_category = value >= 0.0 || (cuts_negatives && value > -1.0);
+                is_category && value < words as f32 * 32.0 && {
+                    // A cast cuts towards zero.
+                    let category = value as usize;
                     sets[start as usize + category / 32] >> (category % 32) & 1 == 1
                 }
             }

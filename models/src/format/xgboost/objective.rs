@@ -1,0 +1,45 @@
+//! What XGBoost's objectives make of a base score and of margins: `ProbToMargin` and `PredTransform` of its `src/objective`.
+
+use super::FORMAT;
+use crate::error::ModelError;
+use crate::link::Link;
+
+/// What is made of the numbers of a model.
+pub struct Objective {
+    pub link: Link,
+    /// Of a base score, its margin.
+    pub margin: fn(f32) -> f32,
+}
+
+/// The objective of that name.
+pub fn of(name: &str) -> Result<Objective, ModelError> {
+    let identity: fn(f32) -> f32 = |base| base;
+    let (link, margin) = match name {
+        "reg:squarederror"
+        | "reg:linear"
+        | "reg:squaredlogerror"
+        | "reg:absoluteerror"
+        | "reg:pseudohubererror"
+        | "reg:quantileerror"
+        | "rank:pairwise"
+        | "rank:ndcg"
+        | "rank:map"
+        | "binary:logitraw" => (Link::Identity, identity),
+        "binary:logistic" | "reg:logistic" => {
+            let logit: fn(f32) -> f32 = |base| -(1.0 / base - 1.0).ln();
+            (Link::Sigmoid { scale: 1.0 }, logit)
+        }
+        "binary:hinge" => (Link::Step, identity),
+        "count:poisson" | "reg:gamma" | "reg:tweedie" | "survival:cox" | "survival:aft" => {
+            let logarithm: fn(f32) -> f32 = f32::ln;
+            (Link::Exponential, logarithm)
+        }
+        "multi:softprob" => (Link::Softmax, identity),
+        "multi:softmax" => (Link::ArgMax, identity),
+        _ => {
+            let reason = format!("its objective {name:?} is not known");
+            return Err(ModelError::Unsupported { format: FORMAT, reason });
+        }
+    };
+    Ok(Objective { link, margin })
+}
