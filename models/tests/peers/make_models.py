@@ -74,6 +74,8 @@ def questions(seed, x, thresholds, missing=True, infinite=True, categories=False
         replaced = random.random(ROWS)
         rows[:, column] = np.where(replaced < 0.3, random.choice(near, ROWS), rows[:, column])
         rows[:, column] = np.where(replaced > 0.93, random.choice(np.array(edges, dtype=np.float32), ROWS), rows[:, column])
+    if not infinite:
+        rows = np.clip(rows, np.float32(-3e38), np.float32(3e38))
     if not missing:
         rows[np.isnan(rows)] = 0
     return rows
@@ -143,7 +145,9 @@ def lightgbm(name, parameters, rounds, missing=True, categories=False, zeros=Fal
             open_nodes += [node["left_child"], node["right_child"]]
     rows = questions(seed, x, collect(splits), categories=categories)
     loaded = lgb.Booster(model_file=FOLDER / f"{name}.txt")
-    answers = [("margins", "lightgbm", loaded.predict(rows, raw_score=True, num_threads=1))]
+    # The raw score of a random forest is a sum, of which LightGBM makes the mean that it predicts only then.
+    divisor = rounds if parameters.get("boosting") == "rf" else 1
+    answers = [("margins", "lightgbm", loaded.predict(rows, raw_score=True, num_threads=1) / divisor)]
     answers.append(("scores", "lightgbm", loaded.predict(rows, num_threads=1)))
     write(name, f"{name}.txt", rows, answers)
 
