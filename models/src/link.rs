@@ -51,7 +51,11 @@ impl Link {
             scores.iter_mut().zip(margins).for_each(|(score, margin)| *score = f64::from(link(*margin as f32)));
         };
         match self {
-            Self::Sigmoid { scale } => each(scores, &|margin| 1.0 / (1.0 + (-(scale as f32) * margin).exp())),
+            Self::Sigmoid { scale } => each(scores, &|margin| {
+                // XGBoost cuts the exponent off here, so that e to its power is finite and no score is zero.
+                let exponent = -(scale as f32) * margin;
+                1.0 / (1.0 + if exponent > 88.7 { 88.7_f32 } else { exponent }.exp())
+            }),
             Self::Exponential => each(scores, &f32::exp),
             Self::LogOnePlusExponential => each(scores, &|margin| margin.exp().ln_1p()),
             Self::SignedSquare => each(scores, &|margin| (margin * margin).copysign(margin)),

@@ -55,8 +55,11 @@ fn margins(model: &Model, rows: &[Vec<f32>]) -> Vec<Vec<f64>> {
 fn kept_models_give_what_their_libraries_gave() {
     for (name, answers) in models() {
         let model = Model::read(&file(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(margins(&model, &answers.rows), answers.margins, "{name}");
-        assert_eq!(model.features(), 4, "{name}");
+        let given = margins(&model, &answers.rows);
+        for ((row, ours), theirs) in answers.rows.iter().zip(&given).zip(&answers.margins) {
+            assert_eq!(ours, theirs, "{name}: {row:?}");
+        }
+        assert_eq!(model.features(), if name.starts_with("operators") { 1 } else { 4 }, "{name}");
     }
 }
 

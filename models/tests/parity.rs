@@ -57,8 +57,6 @@ enum Type {
 enum Tolerance {
     /// Not a bit.
     None,
-    /// Steps from one number of the answer's type to the next.
-    Steps(u64),
     /// Of what is larger, it or 1.
     Relative(f64),
 }
@@ -73,6 +71,8 @@ fn tolerance(case: &str, answer: &Answer, forest: &Forest) -> Tolerance {
         (Of::Scores, "gtil", Link::Softmax) if is_double => Tolerance::Relative(1e-6),
         // Treelite keeps c in f32.
         (Of::Scores, "sklearn", Link::PathLength { .. }) => Tolerance::Relative(1e-7),
+        // Treelite's import divides each leaf's shares by their sum again, which is nearly 1.
+        (Of::Scores, "sklearn", Link::Identity) if case.ends_with("classifier") => Tolerance::Relative(1e-15),
         // Gradient boosting adds its base score first, Treelite last: some last bits of the margin, and of e^margin.
         (Of::Scores, "sklearn", _) if case.contains("boosting") || case.contains("histogram") => {
             Tolerance::Relative(1e-13)
@@ -98,7 +98,6 @@ fn models_give_what_their_libraries_give() {
     }
     let manifest = std::fs::read(folder.join("manifest.json")).expect("it is there");
     let manifest: Manifest = serde_json::from_slice(&manifest).expect("it is a manifest");
-    assert!(manifest.cases.len() >= 60 && manifest.rows >= 100_000, "{} cases", manifest.cases.len());
     let mut failures = Vec::new();
     for case in &manifest.cases {
         for line in compare(&folder, case, manifest.rows) {
@@ -109,6 +108,7 @@ fn models_give_what_their_libraries_give() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(manifest.cases.len() >= 60 && manifest.rows >= 100_000, "{} cases", manifest.cases.len());
 }
 
 /// A line about each answer of a case.
@@ -142,7 +142,6 @@ fn compare(folder: &Path, case: &Case, rows: usize) -> Vec<String> {
         let tolerance = tolerance(&case.name, answer, &forest);
         let is_right = match tolerance {
             Tolerance::None => worst.different == 0,
-            Tolerance::Steps(steps) => worst.steps <= steps,
             Tolerance::Relative(relative) => worst.relative <= relative,
         };
         let verdict = match (is_right, worst.different) {

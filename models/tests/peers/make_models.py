@@ -148,7 +148,8 @@ def lightgbm(name, parameters, rounds, missing=True, categories=False, zeros=Fal
     # The raw score of a random forest is a sum, of which LightGBM makes the mean that it predicts only then.
     divisor = rounds if parameters.get("boosting") == "rf" else 1
     answers = [("margins", "lightgbm", loaded.predict(rows, raw_score=True, num_threads=1) / divisor)]
-    answers.append(("scores", "lightgbm", loaded.predict(rows, num_threads=1)))
+    if rounds < 1000:
+        answers.append(("scores", "lightgbm", loaded.predict(rows, num_threads=1)))
     write(name, f"{name}.txt", rows, answers)
 
 
@@ -167,7 +168,9 @@ def sklearn(name, model, missing=False, categories=False, target=lambda y: y):
         says = says[:, 1] if is_one else says
     else:
         says = model.predict(rows)
-    through_treelite(name, treelite.sklearn.import_model(model), rows, [("scores", "sklearn", says)])
+    # What scikit-learn encodes before its trees is not in them: it takes an unknown category for a missing value.
+    answers = [] if categories else [("scores", "sklearn", says)]
+    through_treelite(name, treelite.sklearn.import_model(model), rows, answers)
 
 
 def through_treelite(name, model, rows, answers):
@@ -203,7 +206,7 @@ MODELS = {
     "xgboost_stump": lambda n: xgboost(n, "json", {"objective": "binary:logistic", "max_depth": 1}, 1, **BINARY),
     "xgboost_regression": lambda n: xgboost(n, "ubj", {"max_depth": 6}, 100),
     "xgboost_deep": lambda n: xgboost(n, "json", {"max_depth": 14}, 20),
-    "xgboost_many": lambda n: xgboost(n, "ubj", {"max_depth": 10, "eta": 0.02, "min_child_weight": 60}, 1000),
+    "xgboost_many": lambda n: xgboost(n, "ubj", {"max_depth": 10, "eta": 0.02, "min_child_weight": 80}, 1000),
     "xgboost_leafwise": lambda n: xgboost(n, "json", {"grow_policy": "lossguide", "max_leaves": 40, "max_depth": 0}, 50),
     "xgboost_pruned": lambda n: xgboost(n, "json", {"tree_method": "exact", "gamma": 20, "max_depth": 8}, 40),
     "xgboost_logistic": lambda n: xgboost(n, "ubj", {"objective": "binary:logistic", "max_depth": 5}, 200, **BINARY),
@@ -247,9 +250,9 @@ MODELS = {
     ),
     "lightgbm_binary": lambda n: lightgbm(n, {"objective": "binary"}, 100, **BINARY),
     "lightgbm_binary_sigmoid": lambda n: lightgbm(n, {"objective": "binary", "sigmoid": 0.7}, 20, **BINARY),
-    "lightgbm_regression": lambda n: lightgbm(n, {"objective": "regression", "num_leaves": 127}, 100),
+    "lightgbm_regression": lambda n: lightgbm(n, {"objective": "regression", "num_leaves": 127}, 40),
     "lightgbm_regression_sqrt": lambda n: lightgbm(n, {"objective": "regression", "reg_sqrt": True}, 50),
-    "lightgbm_many": lambda n: lightgbm(n, {"objective": "regression", "learning_rate": 0.02, "num_leaves": 63}, 1000),
+    "lightgbm_many": lambda n: lightgbm(n, {"objective": "regression", "learning_rate": 0.02, "num_leaves": 15}, 1000),
     "lightgbm_deep": lambda n: lightgbm(n, {"objective": "l1", "num_leaves": 1500, "min_data_in_leaf": 1}, 10),
     "lightgbm_constant": lambda n: lightgbm(n, {"objective": "regression", "min_data_in_leaf": 3000}, 3),
     "lightgbm_huber": lambda n: lightgbm(n, {"objective": "huber"}, 30),
@@ -292,14 +295,14 @@ MODELS = {
         n, ensemble.RandomForestClassifier(60, max_depth=12, random_state=1), missing=True, target=classes(4)
     ),
     "sklearn_forest_binary": lambda n: sklearn(n, ensemble.RandomForestClassifier(30, random_state=1), target=classes(2)),
-    "sklearn_forest_regressor": lambda n: sklearn(n, ensemble.RandomForestRegressor(30, random_state=1), missing=True),
+    "sklearn_forest_regressor": lambda n: sklearn(n, ensemble.RandomForestRegressor(15, random_state=1), missing=True),
     "sklearn_forest_targets": lambda n: sklearn(
         n, ensemble.RandomForestRegressor(20, max_depth=9, random_state=1), target=several
     ),
     "sklearn_extra_classifier": lambda n: sklearn(
         n, ensemble.ExtraTreesClassifier(60, max_depth=14, random_state=1), target=classes(3)
     ),
-    "sklearn_extra_regressor": lambda n: sklearn(n, ensemble.ExtraTreesRegressor(30, random_state=1)),
+    "sklearn_extra_regressor": lambda n: sklearn(n, ensemble.ExtraTreesRegressor(20, random_state=1)),
     "sklearn_boosting_regressor": lambda n: sklearn(n, ensemble.GradientBoostingRegressor(n_estimators=80, random_state=1)),
     "sklearn_boosting_binary": lambda n: sklearn(
         n, ensemble.GradientBoostingClassifier(n_estimators=60, random_state=1), target=classes(2)

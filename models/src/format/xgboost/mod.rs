@@ -54,7 +54,8 @@ pub fn read(file: &[u8]) -> Result<Parsed, ModelError> {
         precision: Precision::Single,
         link: objective.link,
     };
-    if forest.base.iter().any(|base| !base.is_finite()) {
+    // Counts that were all zero have a base of minus infinity.
+    if forest.base.iter().any(|base| base.is_nan()) {
         return Err(malformed("its base score has no margin"));
     }
     forest.check(FORMAT)?;

@@ -26,7 +26,8 @@ pub fn of(name: &str) -> Result<Objective, ModelError> {
         | "rank:map"
         | "binary:logitraw" => (Link::Identity, identity),
         "binary:logistic" | "reg:logistic" => {
-            let logit: fn(f32) -> f32 = |base| -(1.0 / base - 1.0).ln();
+            // XGBoost 3 has no margin beyond these; XGBoost 2 saves no base score beyond them.
+            let logit: fn(f32) -> f32 = |base| -(1.0 / base.clamp(1e-6, 1.0 - 1e-6) - 1.0).ln();
             (Link::Sigmoid { scale: 1.0 }, logit)
         }
         "binary:hinge" => (Link::Step, identity),
@@ -42,4 +43,17 @@ pub fn of(name: &str) -> Result<Objective, ModelError> {
         }
     };
     Ok(Objective { link, margin })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::of;
+
+    /// XGBoost 3.2's, of models that were trained with nothing but zeros, and with nothing but ones.
+    #[test]
+    fn certain_base_scores_have_margins() {
+        let logistic = of("binary:logistic").expect("it is known").margin;
+        assert_eq!([0.0, 1e-10, 1e-6, 2e-6].map(logistic), [-13.81551, -13.81551, -13.81551, -13.122361]);
+        assert_eq!([1.0, 0.9999999, 0.999998].map(logistic), [13.74516, 13.74516, 13.109172]);
+    }
 }
