@@ -210,7 +210,8 @@ fn a_chain_of_a_million_nodes_is_refused_at_once() {
         list(&|at| (-1 - at as i64).to_string()),
         list(&|_| "1".to_owned()),
     );
-    let head = "tree\nnum_class=1\nnum_tree_per_iteration=1\nmax_feature_idx=0\nobjective=regression\n\n";
+    let head =
+        "tree\nnum_class=1\nnum_tree_per_iteration=1\nmax_feature_idx=0\nfeature_names=a\nobjective=regression\n\n";
     refused(Model::read(format!("{head}{tree}").as_bytes()), "deep");
 }
 
@@ -219,7 +220,7 @@ fn a_chain_of_a_million_nodes_is_refused_at_once() {
 fn small_files_cannot_ask_for_much() {
     let nodes = 20_001;
     let list = |of: &dyn Fn(usize) -> i64| (0..nodes).map(|at| of(at).to_string()).collect::<Vec<_>>().join(",");
-    let is_split = |at: usize| at % 2 == 0 && at + 2 < nodes;
+    let is_split = |at: usize| at.is_multiple_of(2) && at + 2 < nodes;
     let split = |of: &dyn Fn(usize) -> i64, otherwise: i64| list(&|at| if is_split(at) { of(at) } else { otherwise });
     let splits: Vec<usize> = (0..nodes).filter(|at| is_split(*at)).collect();
     let by_split =

@@ -34,3 +34,10 @@ pub fn read(file: &[u8]) -> Result<Parsed, ModelError> {
         ))
     }
 }
+
+/// A text of a file in a message: its beginning.
+fn quoted(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 60;
+    let beginning: String = text.chars().take(CHARACTERS_MAX).collect();
+    format!("{beginning:?}{}", if beginning.len() < text.len() { ".." } else { "" })
+}

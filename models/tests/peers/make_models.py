@@ -175,9 +175,9 @@ def sklearn(name, model, missing=False, categories=False, target=lambda y: y):
 
 def through_treelite(name, model, rows, answers):
     model.serialize(FOLDER / f"{name}.treelite")
-    margins = treelite.gtil.predict(model, rows, pred_margin=True, nthread=1)
-    scores = treelite.gtil.predict(model, rows, nthread=1)
-    answers += [("margins", "gtil", margins), ("scores", "gtil", scores)]
+    answers.append(("margins", "gtil", treelite.gtil.predict(model, rows, pred_margin=True, nthread=1)))
+    if not model.get_header_accessor().get_field("postprocessor").startswith("identity"):
+        answers.append(("scores", "gtil", treelite.gtil.predict(model, rows, nthread=1)))
     write(name, f"{name}.treelite", rows, answers)
 
 
@@ -212,7 +212,7 @@ MODELS = {
     "xgboost_logistic": lambda n: xgboost(n, "ubj", {"objective": "binary:logistic", "max_depth": 5}, 200, **BINARY),
     "xgboost_logitraw": lambda n: xgboost(n, "json", {"objective": "binary:logitraw", "max_depth": 3}, 30, **BINARY),
     "xgboost_certain": lambda n: xgboost(
-        n, "json", {"objective": "binary:logistic", "eta": 20, "lambda": 0, "base_score": 0.2}, 10, **BINARY
+        n, "json", {"objective": "binary:logistic", "eta": 4, "lambda": 0, "base_score": 0.2}, 10, **BINARY
     ),
     "xgboost_hinge": lambda n: xgboost(n, "json", {"objective": "binary:hinge", "max_depth": 3}, 30, **BINARY),
     "xgboost_softprob": lambda n: xgboost(
@@ -302,7 +302,7 @@ MODELS = {
     "sklearn_extra_classifier": lambda n: sklearn(
         n, ensemble.ExtraTreesClassifier(60, max_depth=14, random_state=1), target=classes(3)
     ),
-    "sklearn_extra_regressor": lambda n: sklearn(n, ensemble.ExtraTreesRegressor(20, random_state=1)),
+    "sklearn_extra_regressor": lambda n: sklearn(n, ensemble.ExtraTreesRegressor(15, max_depth=14, random_state=1)),
     "sklearn_boosting_regressor": lambda n: sklearn(n, ensemble.GradientBoostingRegressor(n_estimators=80, random_state=1)),
     "sklearn_boosting_binary": lambda n: sklearn(
         n, ensemble.GradientBoostingClassifier(n_estimators=60, random_state=1), target=classes(2)
@@ -321,7 +321,7 @@ MODELS = {
     ),
     "sklearn_isolation": lambda n: sklearn(n, ensemble.IsolationForest(n_estimators=100, random_state=1)),
     "treelite_of_xgboost": lambda n: imported(n, "xgboost_softprob", treelite.frontend.load_xgboost_model),
-    "treelite_of_xgboost_logistic": lambda n: imported(n, "xgboost_logistic", treelite.frontend.load_xgboost_model),
+    "treelite_of_xgboost_logistic": lambda n: imported(n, "xgboost_stump", treelite.frontend.load_xgboost_model),
     "treelite_of_xgboost_categories": lambda n: imported(n, "xgboost_categories", treelite.frontend.load_xgboost_model),
     "treelite_of_lightgbm": lambda n: imported(n, "lightgbm_ova", treelite.frontend.load_lightgbm_model),
     "treelite_of_lightgbm_forest": lambda n: imported(n, "lightgbm_forest", treelite.frontend.load_lightgbm_model),

@@ -2,6 +2,7 @@
 
 use super::unsupported;
 use crate::error::ModelError;
+use crate::format::quoted;
 use crate::link::Link;
 
 /// The link of the text after `objective=`: a name, then `key:value` and flags. A model without one was trained with an
@@ -13,7 +14,7 @@ pub fn link(text: &str, outputs: usize) -> Result<Link, ModelError> {
     let sigmoid = || {
         let scale = flags.iter().find_map(|flag| flag.strip_prefix("sigmoid:")).unwrap_or("1");
         let scale = scale.parse::<f64>().ok().filter(|scale| scale.is_finite());
-        let scale = scale.ok_or_else(|| unsupported(format!("its objective is {text:?}")))?;
+        let scale = scale.ok_or_else(|| unsupported(format!("its objective is {}", quoted(text))))?;
         Ok(Link::Sigmoid { scale })
     };
     let link = match name {
@@ -27,7 +28,7 @@ pub fn link(text: &str, outputs: usize) -> Result<Link, ModelError> {
         "cross_entropy" => Link::Sigmoid { scale: 1.0 },
         "cross_entropy_lambda" => Link::LogOnePlusExponential,
         "multiclass" => Link::Softmax,
-        _ => return Err(unsupported(format!("its objective {name:?} is not known"))),
+        _ => return Err(unsupported(format!("its objective {} is not known", quoted(name)))),
     };
     let is_for_several = matches!(name, "multiclass" | "multiclassova");
     if outputs > 1 && !is_for_several && link != Link::Identity {

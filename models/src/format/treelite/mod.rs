@@ -20,8 +20,8 @@ mod fields;
 mod tree;
 
 use self::fields::{Fields, Number};
-use super::Parsed;
 use super::nodes::{SET_WORDS_MAX, of_tree};
+use super::{Parsed, quoted};
 use crate::error::ModelError;
 use crate::forest::{Combine, Forest, OUTPUTS_MAX, Tree};
 use crate::link::{Link, Precision};
@@ -118,7 +118,7 @@ fn header(fields: &mut Fields<'_>) -> Result<Header, ModelError> {
         "exponential_standard_ratio" => Link::PathLength { c: f64::from(ratio) },
         "logarithm_one_plus_exp" => Link::LogOnePlusExponential,
         "softmax" if targets == 1 => Link::Softmax,
-        name => return Err(unsupported(format!("its postprocessor is {name:?}, for {targets} targets"))),
+        name => return Err(unsupported(format!("its postprocessor is {}, for {targets} targets", quoted(name)))),
     };
     Ok(Header { trees, features, averages, targets, classes, leaf_shape, tree_targets, tree_classes, link, base })
 }

@@ -11,8 +11,8 @@ mod ubjson;
 mod value;
 
 use self::value::Value;
-use super::Parsed;
 use super::nodes::{SET_WORDS_MAX, whole};
+use super::{Parsed, quoted};
 use crate::error::ModelError;
 use crate::forest::{Combine, Forest, OUTPUTS_MAX, Tree};
 use crate::link::Precision;
@@ -35,9 +35,9 @@ pub fn is_ubjson(file: &[u8]) -> bool {
 pub fn read(file: &[u8]) -> Result<Parsed, ModelError> {
     let model = if is_json(file) { json::read(file)? } else { ubjson::read(file)? };
     let learner = model.field("learner")?;
-    let version = model.numbers("version")?;
-    if !version.first().is_some_and(|major| (2.0..4.0).contains(major)) {
-        return Err(unsupported(format!("XGBoost {version:?} saved it; save it with 2 or 3")));
+    let major = model.numbers("version")?.first().copied().unwrap_or_default();
+    if !(2.0..4.0).contains(&major) {
+        return Err(unsupported(format!("XGBoost {major} saved it; save it with 2 or 3")));
     }
     let objective = objective::of(learner.field("objective")?.text("name")?)?;
     let parameters = learner.field("learner_model_param")?;
@@ -80,7 +80,7 @@ fn trees(booster: &Value, outputs: usize) -> Result<Vec<Tree>, ModelError> {
     let (gbtree, weights) = match booster.text("name")? {
         "gbtree" => (booster, None),
         "dart" => (booster.field("gbtree")?, Some(booster.numbers("weight_drop")?)),
-        name => return Err(unsupported(format!("its booster is {name:?}; gbtree and dart are read"))),
+        name => return Err(unsupported(format!("its booster is {}; gbtree and dart are read", quoted(name)))),
     };
     let model = gbtree.field("model")?;
     let trees = model.list("trees")?;

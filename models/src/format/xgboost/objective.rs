@@ -2,6 +2,7 @@
 
 use super::FORMAT;
 use crate::error::ModelError;
+use crate::format::quoted;
 use crate::link::Link;
 
 /// What is made of the numbers of a model.
@@ -38,7 +39,7 @@ pub fn of(name: &str) -> Result<Objective, ModelError> {
         "multi:softprob" => (Link::Softmax, identity),
         "multi:softmax" => (Link::ArgMax, identity),
         _ => {
-            let reason = format!("its objective {name:?} is not known");
+            let reason = format!("its objective {} is not known", quoted(name));
             return Err(ModelError::Unsupported { format: FORMAT, reason });
         }
     };

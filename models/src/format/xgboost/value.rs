@@ -2,6 +2,7 @@
 
 use super::malformed;
 use crate::error::ModelError;
+use crate::format::quoted;
 
 /// Deepest nesting of a file that is read. XGBoost's own files have eight.
 pub const NESTING_MAX: usize = 64;
@@ -57,7 +58,7 @@ impl Value {
     /// A whole number, which XGBoost's parameters are given as text.
     pub fn count(&self, name: &str) -> Result<usize, ModelError> {
         let text = self.text(name)?;
-        text.parse().map_err(|_| malformed(format!("{name} is {text:?}")))
+        text.parse().map_err(|_| malformed(format!("{name} is {}", quoted(text))))
     }
 }
 
