@@ -80,8 +80,8 @@ pub enum Test {
     /// x < threshold. `x <= t` of a t in f64 is `Less(next_up(floor32(t)))`: see `Test::less_or_equal`.
     Less(f32),
     Equal(f32),
-    /// trunc(x) is a member of the set of `words` words from `start`. What is negative or beyond the set is no member; but for
-    /// -1 < x < 0, which is category 0 if `cuts_negatives`, as LightGBM's cast has it.
+    /// floor(x) is a member of the set of `words` words from `start`; trunc(x) if `cuts_negatives`, so that -1 < x < 0 is
+    /// category 0, as LightGBM's cast has it. What is below 0 or beyond the set is no member.
     In {
         start: u32,
         words: u32,

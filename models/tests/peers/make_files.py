@@ -1,4 +1,4 @@
-"""Writes models/tests/files: small models of every format, and what their libraries say of some rows. make_files.py
+"""Writes models/tests/fixtures/forests: small models of every format, and what their libraries say of some rows. make_files.py
 
 They are kept with the code, so that its tests need no library, and stay as they are, so that what was once read is read on.
 With another XGBoost than the pinned one (numpy, scipy and xgboost-cpu==2.1.4 are enough), it adds only the files of that one.
@@ -13,8 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import xgboost as xgb
 
-FOLDER = Path(__file__).parent.parent / "files"
-FOLDER.mkdir(exist_ok=True)
+FOLDER = Path(__file__).parent.parent / "fixtures" / "forests"
+FOLDER.mkdir(parents=True, exist_ok=True)
 random = np.random.default_rng(7)
 x = random.normal(size=(400, 4)).astype(np.float32)
 x[:, 3] = random.integers(0, 50, 400)
