@@ -67,7 +67,9 @@ impl Forest {
                 Test::Less(threshold) | Test::Equal(threshold) if threshold.is_nan() => {
                     return Err(format!("the threshold of node {at} is not a number"));
                 }
-                Test::In { start, words } if start as usize + words as usize > tree.sets.len() => {
+                Test::In { start, words } | Test::Member { start, words }
+                    if start as usize + words as usize > tree.sets.len() =>
+                {
                     return Err(format!("the categories of node {at} are not there"));
                 }
                 _ => {}

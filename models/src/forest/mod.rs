@@ -8,7 +8,7 @@ mod reference;
 
 use crate::link::{Link, Precision};
 
-pub use check::{DEPTH_MAX, NODES_MAX};
+pub use check::{DEPTH_MAX, FEATURES_MAX, NODES_MAX, OUTPUTS_MAX};
 
 /// Trees over columns of f32. A row's margins are `base` plus what its leaves give, tree by tree in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +40,7 @@ pub enum Combine {
 pub struct Tree {
     pub nodes: Vec<Node>,
     pub leaves: Leaves,
-    /// Bits of the category sets, 32 to a word; `Test::In` names ranges of it.
+    /// Bits of the category sets, 32 to a word; `Test::In` and `Test::Member` name ranges of it.
     pub sets: Vec<u32>,
 }
 
@@ -81,6 +81,11 @@ pub enum Test {
     Equal(f32),
     /// trunc(x) is a member of the set of `words` words from `start`. What is negative or beyond the set is no member.
     In {
+        start: u32,
+        words: u32,
+    },
+    /// x is a whole number, and a member of such a set: x = 2.5 is in none. ONNX's BRANCH_MEMBER.
+    Member {
         start: u32,
         words: u32,
     },

@@ -69,14 +69,19 @@ impl Split {
         match self.test {
             Test::Less(threshold) => value < threshold,
             Test::Equal(threshold) => value == threshold,
-            Test::In { start, words } => {
-                // A negative fraction is cut to zero, as C does.
-                let category = value.trunc();
-                category >= 0.0 && category < words as f32 * 32.0 && {
-                    let category = category as usize;
-                    sets[start as usize + category / 32] >> (category % 32) & 1 == 1
-                }
+            // A negative fraction is cut to zero, as C does.
+            Test::In { start, words } => is_member(value.trunc(), &sets[start as usize..][..words as usize]),
+            Test::Member { start, words } => {
+                value.trunc() == value && is_member(value, &sets[start as usize..][..words as usize])
             }
         }
+    }
+}
+
+/// Whether a whole number is in a set. NaN and infinities are in none.
+fn is_member(category: f32, set: &[u32]) -> bool {
+    category >= 0.0 && category < set.len() as f32 * 32.0 && {
+        let category = category as usize;
+        set[category / 32] >> (category % 32) & 1 == 1
     }
 }

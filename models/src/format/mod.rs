@@ -3,6 +3,8 @@
 //! INVARIANT: a file is hostile until it is read. Every length and index in it is checked, and nothing is allocated by what it
 //! claims to hold, but by what it holds.
 
+mod onnx;
+
 use crate::error::ModelError;
 use crate::model::Kind;
 
@@ -16,7 +18,9 @@ pub struct Parsed {
 
 /// Reads a file of any format.
 pub fn read(file: &[u8]) -> Result<Parsed, ModelError> {
-    let _ = file;
+    if onnx::is_onnx(file) {
+        return onnx::read(file);
+    }
     Err(ModelError::Unrecognized(
         "give XGBoost JSON or UBJSON, LightGBM text, a Treelite checkpoint or ONNX".to_owned(),
     ))

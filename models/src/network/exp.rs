@@ -7,7 +7,7 @@
 /// Adding and subtracting it rounds to the nearest whole number; its bits' low end is then that number.
 const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts; the first has few bits, so that a multiple of it is exact.
-const LN_2_HIGH: f32 = 0.693_359_375;
+const LN_2_HIGH: f32 = 0.693_359_4;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Beyond these, e^x is infinite or 0.
 const LARGEST: f32 = 89.0;
@@ -27,7 +27,7 @@ pub fn exp(x: f32) -> f32 {
     y = y * r + 8.333_452e-3;
     y = y * r + 4.166_579_6e-2;
     y = y * r + 1.666_666_5e-1;
-    y = y * r + 5.000_000_1e-1;
+    y = y * r + 5e-1;
     y = y * (r * r) + r + 1.0;
     // In two steps, since 2^n alone may be no finite or no normal number.
     let half = n >> 1;
@@ -54,10 +54,10 @@ pub fn sigmoid(x: f32) -> f32 {
 pub fn tanh(x: f32) -> f32 {
     let size = if x < 0.0 { -x } else { x };
     let z = x * x;
-    let mut y = -5.704_988_7e-3 * z + 2.063_908_9e-2;
+    let mut y = -5.704_988_7e-3 * z + 2.063_909e-2;
     y = y * z - 5.373_971_6e-2;
     y = y * z + 1.333_144_2e-1;
-    y = y * z - 3.333_328_2e-1;
+    y = y * z - 3.333_328e-1;
     let near = y * z * x + x;
     let far = 1.0 - 2.0 / (exp(size + size) + 1.0);
     let far = if x < 0.0 { -far } else { far };
