@@ -11,8 +11,8 @@ use engram_models::{Kind, Model};
 use serde::Deserialize;
 
 const ROWS: usize = 100_000;
-/// Of a network's score, in units of the score or of 1, whichever is larger: some tens of units of the last place of f32.
-const NETWORK_ERROR_MAX: f64 = 4e-6;
+/// Of a network's score, in units of the score or of 1, whichever is larger: some units of the last place of f32.
+const NETWORK_ERROR_MAX: f64 = 2e-6;
 
 #[derive(Deserialize)]
 struct Case {
@@ -25,7 +25,9 @@ struct Case {
 #[test]
 fn scores_are_those_of_onnx_runtime() {
     let Some(python) = python() else {
-        println!("skipped: no Python with onnxruntime: `make models/tests/peers/.venv/.done`, or name one in ENGRAM_PEERS_PYTHON");
+        println!(
+            "skipped: no Python with onnxruntime: `make models/tests/peers/.venv/.done`, or name one in ENGRAM_PEERS_PYTHON"
+        );
         return;
     };
     let directory = tempfile::tempdir().expect("a directory for models");

@@ -17,7 +17,7 @@ use crate::model::Kind;
 /// Nodes, initializers, inputs and outputs of a graph.
 const PARTS_MAX: usize = 10_000;
 /// Newest versions of the operator sets that were compared with ONNX Runtime; a newer one may mean another thing by a name.
-const OPSET_MAX: i64 = 26;
+const OPSET_MAX: i64 = 28;
 const ML_OPSET_MAX: i64 = 5;
 
 /// A value of the graph.
