@@ -19,6 +19,7 @@ mod graph;
 mod layers;
 mod linear;
 mod proto;
+mod rows;
 mod tensor;
 #[cfg(test)]
 mod tests;

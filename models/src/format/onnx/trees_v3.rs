@@ -1,10 +1,11 @@
 //! TreeEnsembleRegressor and TreeEnsembleClassifier of ai.onnx.ml 1 to 3: <https://onnx.ai/onnx/operators/>.
 //! Nodes are rows of parallel lists, named by (tree, node); the first node of each tree is its root.
 
-use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::attributes::Attributes;
 use super::ensemble::{Ensemble, Mode, Source, Weight};
+use super::rows::Rows;
 use super::{malformed, transforms, unsupported};
 use crate::error::ModelError;
 use crate::forest::{Forest, OUTPUTS_MAX};
@@ -92,41 +93,25 @@ fn ensemble(
         return Err(malformed("its lists of nodes differ in length"));
     }
 
-    let mut rows = HashMap::with_capacity(trees.len());
-    let mut roots = Vec::new();
-    let mut seen = HashSet::new();
-    for (row, (tree, id)) in trees.iter().zip(&ids).enumerate() {
-        if rows.insert((*tree, *id), row).is_some() {
-            return Err(malformed(format!("tree {tree} has two nodes {id}")));
-        }
-        if row == 0 || trees[row - 1] != *tree {
-            if !seen.insert(*tree) {
-                return Err(malformed(format!("the nodes of tree {tree} are not together")));
-            }
-            roots.push(row);
-        }
-    }
-
+    let rows = Rows::new(&trees, &ids)?;
     let (weights, weights_of) = weights(attributes, prefix, targets, is_double, &rows)?;
     let mut nodes = Vec::with_capacity(trees.len());
     for (row, tree) in trees.iter().enumerate() {
-        let child =
-            |id: i64| rows.get(&(*tree, id)).copied().ok_or_else(|| malformed(format!("node {id} is not there")));
         nodes.push(match mode(&modes[row])? {
-            None => Source::Leaf(weights_of.get(&row).cloned().unwrap_or(0..0)),
+            None => Source::Leaf(weights_of[row].clone()),
             Some(mode) => Source::Branch {
                 feature: u32::try_from(features[row]).map_err(|_| malformed(format!("feature {}", features[row])))?,
                 mode,
                 value: values[row],
                 members: 0..0,
                 tracks_true: tracks.get(row) == Some(&1),
-                if_true: child(if_true[row])?,
-                if_false: child(if_false[row])?,
+                if_true: rows.find(*tree, if_true[row])?,
+                if_false: rows.find(*tree, if_false[row])?,
             },
         });
     }
     let base = Vec::new();
-    Ok(Ensemble { nodes, roots, weights, members: Vec::new(), targets, base, is_average: false, is_double })
+    Ok(Ensemble { nodes, roots: rows.roots, weights, members: Vec::new(), targets, base, is_average: false, is_double })
 }
 
 fn mode(name: &str) -> Result<Option<Mode>, ModelError> {
@@ -143,14 +128,14 @@ fn mode(name: &str) -> Result<Option<Mode>, ModelError> {
 }
 
 /// The weights, leaf by leaf, and where those of each row of the lists of nodes are.
-type Weights = (Vec<Weight>, HashMap<usize, std::ops::Range<usize>>);
+type Weights = (Vec<Weight>, Vec<Range<usize>>);
 
 fn weights(
     attributes: &mut Attributes,
     prefix: &str,
     targets: usize,
     is_double: bool,
-    rows: &HashMap<(i64, i64), usize>,
+    rows: &Rows,
 ) -> Result<Weights, ModelError> {
     let trees = attributes.ints(&format!("{prefix}_treeids"))?;
     let nodes = attributes.ints(&format!("{prefix}_nodeids"))?;
@@ -161,18 +146,19 @@ fn weights(
     }
     let mut sorted = Vec::with_capacity(trees.len());
     for (index, node) in trees.iter().copied().zip(nodes.iter().copied()).enumerate() {
-        let row = rows.get(&node).ok_or_else(|| malformed(format!("a weight of node {} that is not there", node.1)))?;
+        let row = rows.find(node.0, node.1)?;
         let target = u32::try_from(ids[index]).ok().filter(|target| (*target as usize) < targets);
         let target = target.ok_or_else(|| malformed(format!("a weight of target {} of {targets}", ids[index])))?;
-        sorted.push((*row, Weight { target, value: values[index] }));
+        sorted.push((row, Weight { target, value: values[index] }));
     }
     sorted.sort_by_key(|(row, weight)| (*row, weight.target));
     if sorted.windows(2).any(|pair| pair[0].0 == pair[1].0 && pair[0].1.target == pair[1].1.target) {
         return Err(unsupported("a leaf has two weights for one target"));
     }
-    let mut weights_of: HashMap<usize, std::ops::Range<usize>> = HashMap::new();
+    let mut weights_of = vec![0..0; rows.len()];
     for (index, (row, _)) in sorted.iter().enumerate() {
-        weights_of.entry(*row).or_insert(index..index).end = index + 1;
+        let of_row: &mut Range<usize> = &mut weights_of[*row];
+        *of_row = if of_row.start == of_row.end { index..index + 1 } else { of_row.start..index + 1 };
     }
     Ok((sorted.into_iter().map(|(_, weight)| weight).collect(), weights_of))
 }

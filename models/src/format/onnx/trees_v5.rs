@@ -23,8 +23,8 @@ pub fn ensemble(attributes: &mut Attributes, columns: Option<usize>, is_double: 
     };
     let function = transforms::by_number(attributes.int("post_transform", 0)?, targets)?;
     let link = transforms::of_targets(function, targets);
-    let members = numbers(attributes, "membership_values", is_double)?;
-    let (nodes, weights) = nodes(attributes, &members, targets, is_double)?;
+    let (members, sets) = sets(&numbers(attributes, "membership_values", is_double)?);
+    let (nodes, weights) = nodes(attributes, sets, targets, is_double)?;
     let branches = nodes.len() - weights.len();
     let mut roots = Vec::new();
     for root in attributes.ints("tree_roots")? {
@@ -39,7 +39,7 @@ pub fn ensemble(attributes: &mut Attributes, columns: Option<usize>, is_double: 
 /// Branches, then leaves; and the leaves' weights.
 fn nodes(
     attributes: &mut Attributes,
-    members: &[f64],
+    sets: Vec<Range<usize>>,
     targets: usize,
     is_double: bool,
 ) -> Result<(Vec<Source>, Vec<Weight>), ModelError> {
@@ -70,7 +70,7 @@ fn nodes(
         let index = index.ok_or_else(|| malformed(format!("node {id} is not there")))?;
         Ok(if is_leaf == 0 { index } else { branches + index })
     };
-    let mut sets = sets(members);
+    let mut sets = sets.into_iter();
     let mut nodes = Vec::with_capacity(branches + leaf_weights.len());
     for row in 0..branches {
         let mode = mode(modes[row])?;
@@ -106,14 +106,19 @@ fn numbers(attributes: &mut Attributes, name: &str, is_double: bool) -> Result<V
     }
 }
 
-/// The members of one branch after the other: NaN stands between them.
-fn sets(members: &[f64]) -> impl Iterator<Item = Range<usize>> {
-    let mut start = 0;
-    members.split(|member| member.is_nan()).map(move |set| {
-        let range = start..start + set.len();
-        start = range.end + 1;
-        range
-    })
+/// The members of each branch, and where they are: NaN stands between two branches. Each member once, since a branch may be
+/// copied, and with it what its members cost.
+fn sets(members: &[f64]) -> (Vec<f64>, Vec<Range<usize>>) {
+    let (mut distinct, mut sets) = (Vec::with_capacity(members.len()), Vec::new());
+    for set in members.split(|member| member.is_nan()) {
+        let mut set = set.to_vec();
+        set.sort_by(f64::total_cmp);
+        set.dedup();
+        let start = distinct.len();
+        distinct.extend(set);
+        sets.push(start..distinct.len());
+    }
+    (distinct, sets)
 }
 
 fn mode(number: f64) -> Result<Mode, ModelError> {
