@@ -13,6 +13,7 @@ pub mod format;
 pub mod link;
 pub mod model;
 pub mod network;
+pub mod similarity;
 
 pub use error::ModelError;
 pub use forest::Forest;

@@ -8,7 +8,7 @@ mod reference;
 
 use crate::link::{Link, Precision};
 
-pub use check::{DEPTH_MAX, NODES_MAX, OUTPUTS_MAX};
+pub use check::{DEPTH_MAX, FEATURES_MAX, NODES_MAX, OUTPUTS_MAX};
 
 /// Trees over columns of f32. A row's margins are `base` plus what its leaves give, tree by tree in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +41,7 @@ pub enum Combine {
 pub struct Tree {
     pub nodes: Vec<Node>,
     pub leaves: Leaves,
-    /// Bits of the category sets, 32 to a word; `Test::In` names ranges of it.
+    /// Bits of the category sets, 32 to a word; `Test::In` and `Test::Member` name ranges of it.
     pub sets: Vec<u32>,
 }
 
@@ -80,13 +80,23 @@ pub enum Test {
     /// x < threshold. `x <= t` of a t in f64 is `Less(next_up(floor32(t)))`: see `Test::less_or_equal`.
     Less(f32),
     Equal(f32),
-    /// floor(x) is a member of the set of `words` words from `start`; trunc(x) if `cuts_negatives`, so that -1 < x < 0 is
-    /// category 0, as LightGBM's cast has it. What is below 0 or beyond the set is no member.
+    /// x, made a category, is a member of the set of `words` words from `start`. What is below 0 or beyond the set is none.
     In {
         start: u32,
         words: u32,
-        cuts_negatives: bool,
+        category: Category,
     },
+}
+
+/// Which category a value is that is not whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Category {
+    /// floor(x): XGBoost, Treelite.
+    Floor,
+    /// trunc(x), so that -1 < x < 0 is category 0: LightGBM's cast.
+    Truncated,
+    /// None: 2.5 is in no set. ONNX's BRANCH_MEMBER.
+    Whole,
 }
 
 /// Which values of a feature are missing.

@@ -1,6 +1,6 @@
 //! What a forest gives, written down as plainly as it can be: the definition that every device is compared with.
 
-use super::{Combine, Forest, Leaves, Missing, Node, Split, Test, Tree, ZERO_MAX};
+use super::{Category, Combine, Forest, Leaves, Missing, Node, Split, Test, Tree, ZERO_MAX};
 use crate::link::Precision;
 
 impl Forest {
@@ -70,14 +70,22 @@ impl Split {
         match self.test {
             Test::Less(threshold) => value < threshold,
             Test::Equal(threshold) => value == threshold,
-            Test::In { start, words, cuts_negatives } => {
-                let is_category = value >= 0.0 || (cuts_negatives && value > -1.0);
-                is_category && value < words as f32 * 32.0 && {
-                    // A cast cuts towards zero.
-                    let category = value as usize;
-                    sets[start as usize + category / 32] >> (category % 32) & 1 == 1
+            Test::In { start, words, category } => {
+                let set = &sets[start as usize..][..words as usize];
+                match category {
+                    Category::Floor => is_member(value.floor(), set),
+                    Category::Truncated => is_member(value.trunc(), set),
+                    Category::Whole => value.trunc() == value && is_member(value, set),
                 }
             }
         }
+    }
+}
+
+/// Whether a whole number is in a set. NaN and infinities are in none.
+fn is_member(category: f32, set: &[u32]) -> bool {
+    category >= 0.0 && category < set.len() as f32 * 32.0 && {
+        let category = category as usize;
+        set[category / 32] >> (category % 32) & 1 == 1
     }
 }

@@ -6,6 +6,7 @@
 mod bytes;
 mod lightgbm;
 mod nodes;
+mod onnx;
 mod treelite;
 mod xgboost;
 
@@ -28,6 +29,8 @@ pub fn read(file: &[u8]) -> Result<Parsed, ModelError> {
         lightgbm::read(file)
     } else if treelite::is_checkpoint(file) {
         treelite::read(file)
+    } else if onnx::is_onnx(file) {
+        onnx::read(file)
     } else {
         Err(ModelError::Unrecognized(
             "give XGBoost JSON or UBJSON, LightGBM text, a Treelite checkpoint or ONNX".to_owned(),

@@ -1,7 +1,7 @@
 //! A tree of a LightGBM model: columns by split and by leaf. A child that is negative, -1 - i, is leaf i.
 
 use super::Section;
-use crate::forest::{Leaves, Missing, Node, Test, Tree, ZERO_MAX};
+use crate::forest::{Category, Leaves, Missing, Node, Test, Tree, ZERO_MAX};
 use crate::format::nodes::{Branches, breadth_first};
 
 /// Bits of a decision type; above them is what is missing.
@@ -68,7 +68,7 @@ pub fn read(tree: &Section<'_>, output: u32) -> Result<Tree, String> {
             _ => return Err(format!("the categories of node {at} are not there")),
         };
         // What is missing is no member, whatever the decision type says.
-        let test = Test::In { start, words: end - start, cuts_negatives: true };
+        let test = Test::In { start, words: end - start, category: Category::Truncated };
         Ok(Branches { default_left: false, ..branches }.split(test))
     })?;
     Ok(Tree { nodes, leaves: Leaves::Scalar { output, values }, sets })

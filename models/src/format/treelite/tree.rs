@@ -10,7 +10,7 @@
 use super::Output;
 use super::fields::{Fields, Number};
 use crate::error::ModelError;
-use crate::forest::{Leaves, Missing, Node, Test, Tree};
+use crate::forest::{Category, Leaves, Missing, Node, Test, Tree};
 use crate::format::nodes::{Branches, add_set, breadth_first};
 
 /// A tree as the file has it.
@@ -104,7 +104,7 @@ impl<T: Number + Into<f64>> Columns<T> {
                 }
                 let members = self.categories.of(at, &mut categories_used).ok_or_else(|| cut_short(at))?;
                 let (start, words) = add_set(members.iter().copied().map(Some), &mut sets, words_left)?;
-                let test = Test::In { start, words, cuts_negatives: false };
+                let test = Test::In { start, words, category: Category::Floor };
                 let is_right = *self.sends_members_right.get(at).ok_or_else(|| cut_short(at))? != 0;
                 Ok(if is_right { branches.split_unless(test) } else { branches.split(test) })
             }

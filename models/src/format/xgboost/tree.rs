@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::malformed;
 use super::value::Value;
 use crate::error::ModelError;
-use crate::forest::{Leaves, Missing, Node, Test, Tree};
+use crate::forest::{Category, Leaves, Missing, Node, Test, Tree};
 use crate::format::nodes::{Branches, add_set, breadth_first, whole};
 
 /// The columns of a tree, of equal length.
@@ -87,7 +87,7 @@ pub fn read(
         let members = categories[segment].iter().map(|category| whole(*category));
         let (start, words) = add_set(members, &mut sets, words_left)?;
         // XGBoost sends the set's members to the right, and to the left what is no category at all.
-        Ok(branches.split_unless(Test::In { start, words, cuts_negatives: false }))
+        Ok(branches.split_unless(Test::In { start, words, category: Category::Floor }))
     })
     .map_err(malformed)?;
 
