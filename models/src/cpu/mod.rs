@@ -16,6 +16,7 @@ mod columns;
 mod margins;
 mod plan;
 mod ranks;
+mod search;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -86,7 +86,10 @@ impl<R: Real> Plan<R> {
             let (start, rows) = (start + number * BLOCK, out.len() / self.outputs);
             self.ranks.fill(columns, start, rows, &mut ranks);
             self.walks.fill(columns, start, rows, &mut values);
-            out.chunks_exact_mut(self.outputs).for_each(|out| out.copy_from_slice(&self.first));
+            match self.first[..] {
+                [first] => out.fill(first),
+                _ => out.chunks_exact_mut(self.outputs).for_each(|out| out.copy_from_slice(&self.first)),
+            }
             for tree in &self.trees {
                 self.add(tree, columns, start, rows, &ranks, &values, out);
             }

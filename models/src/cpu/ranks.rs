@@ -15,6 +15,7 @@ use std::collections::HashMap;
 
 use super::BLOCK;
 use super::columns::Columns;
+use super::search::Search;
 use crate::forest::{Missing, Split, Test, ZERO_MAX};
 
 /// Thresholds of a lane: cuts are 0..=254.
@@ -40,8 +41,7 @@ struct Axis {
     feature: u32,
     missing: Missing,
     thresholds: Vec<f32>,
-    /// Thresholds, and NaN up to a power of two less one.
-    padded: Vec<f32>,
+    search: Search,
     /// Lanes: the chunk, whether what is missing goes left, the lane's number.
     lanes: Vec<(usize, bool, usize)>,
 }
@@ -72,10 +72,9 @@ impl RanksBuilder {
             // Zeros of both signs are one threshold.
             thresholds.dedup_by(|a, b| a == b);
             ranks.lanes_bound += 2 * thresholds.len().div_ceil(CHUNK);
-            let mut padded = thresholds.clone();
-            padded.resize((thresholds.len() + 1).next_power_of_two() - 1, f32::NAN);
+            let search = Search::new(&thresholds);
             ranks.numbers.insert((feature, missing), ranks.axes.len());
-            ranks.axes.push(Axis { feature, missing, thresholds, padded, lanes: Vec::new() });
+            ranks.axes.push(Axis { feature, missing, thresholds, search, lanes: Vec::new() });
         }
         ranks
     }
@@ -126,7 +125,7 @@ impl Ranks {
                 Missing::NanOrZero => replace(values, |value| if value.abs() <= ZERO_MAX { f32::NAN } else { value }),
                 Missing::NanIsZero => replace(values, |value| if value.is_nan() { 0.0 } else { value }),
             }
-            axis.search(&values[..rows.next_multiple_of(GROUP)], ranks);
+            axis.search.ranks(&values[..rows], &mut ranks[..rows]);
             for (chunk, missing_left, lane) in &axis.lanes {
                 let below = (chunk * CHUNK) as u32;
                 let missing = signed(if *missing_left { 0 } else { CHUNK as u32 });
@@ -141,27 +140,6 @@ impl Ranks {
             for (byte, value) in bytes[split.left as usize].iter_mut().zip(&values[..rows]) {
                 *byte = if split.goes_left(*value, sets) { i8::MIN } else { i8::MAX };
             }
-        }
-    }
-}
-
-/// Rows whose searches are interleaved.
-const GROUP: usize = 16;
-
-impl Axis {
-    /// The rank of each value: a binary search without branches, several rows at a time.
-    fn search(&self, values: &[f32], ranks: &mut [u32; BLOCK]) {
-        for (values, ranks) in values.chunks_exact(GROUP).zip(ranks.chunks_exact_mut(GROUP)) {
-            let mut at = [0_usize; GROUP];
-            let mut half = self.padded.len().div_ceil(2);
-            while half > 0 {
-                for (at, value) in at.iter_mut().zip(values) {
-                    let is_above = self.padded[*at + half - 1] <= *value;
-                    *at += if is_above { half } else { 0 };
-                }
-                half /= 2;
-            }
-            ranks.iter_mut().zip(at).for_each(|(rank, at)| *rank = at as u32);
         }
     }
 }

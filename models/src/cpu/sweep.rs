@@ -71,8 +71,8 @@ fn sweep(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usize, positions: 
         for decision in decisions {
             let lane: &[i8; SWEEP] = lanes[decision.lane as usize][start..start + SWEEP].try_into().expect("of that size");
             for (at, byte) in at.iter_mut().zip(lane) {
-                let goes = (*at == decision.first) & (*byte > decision.cut);
-                *at = if goes { decision.middle } else { *at };
+                let goes = u8::from(*at == decision.first) & u8::from(*byte > decision.cut);
+                *at ^= goes.wrapping_neg() & (decision.first ^ decision.middle);
             }
         }
         positions[start..start + SWEEP].copy_from_slice(&at);
@@ -84,7 +84,7 @@ fn sweep(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usize, positions: 
 pub(super) fn positions(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usize, positions: &mut [u8; BLOCK]) {
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        #[target_feature(enable = "avx512bw")]
         fn wide(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usize, positions: &mut [u8; BLOCK]) {
             sweep(decisions, lanes, rows, positions);
         }
@@ -92,11 +92,11 @@ pub(super) fn positions(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usi
         fn medium(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usize, positions: &mut [u8; BLOCK]) {
             sweep(decisions, lanes, rows, positions);
         }
-        if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") && std::env::var_os("NO512").is_none() {
+        if is_x86_feature_detected!("avx512bw") {
             // SAFETY: the processor has it.
             return unsafe { wide(decisions, lanes, rows, positions) };
         }
-        if is_x86_feature_detected!("avx2") && std::env::var_os("NO256").is_none() {
+        if is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has it.
             return unsafe { medium(decisions, lanes, rows, positions) };
         }
