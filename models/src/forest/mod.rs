@@ -100,7 +100,7 @@ pub enum Category {
 }
 
 /// Which values of a feature are missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Missing {
     Nan,
     /// NaN, and what is as good as zero: |x| <= 1e-35. LightGBM's `zero_as_missing`.
