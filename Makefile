@@ -11,6 +11,7 @@ ENGRAM := $(CARGO_TARGET_DIR)/release/engram
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 VENV := tests/clients/.venv
+PEERS := models/tests/peers/.venv
 EDITORS := tests/clients/yjs/node_modules
 KAFKA_DIR ?= .kafka
 ARGS ?=
@@ -34,7 +35,7 @@ build: ## build the engram binary
 	@echo "built $(ENGRAM)"
 
 .PHONY: test
-test: setup kafka-fetch $(VENV)/.done $(EDITORS)/.done ## run all tests; ARGS goes to `cargo test`
+test: setup kafka-fetch $(VENV)/.done $(PEERS)/.done $(EDITORS)/.done ## run all tests; ARGS goes to `cargo test`
 	@deploy/run-tests.sh $(ARGS)
 
 .PHONY: check
@@ -101,8 +102,8 @@ mutations: setup ## plant known bugs, one after the other: each must be caught; 
 
 .PHONY: clean
 clean: ## delete what was built here; data folders and compiled dependencies are kept
-	cargo clean --release -p engram -p engram-schemas -p engram-pipeline -p engram-processors -p engram-connectors -p engram-simulation
-	rm -rf $(VENV) $(EDITORS) deploy/kafka/target
+	cargo clean --release -p engram -p engram-schemas -p engram-pipeline -p engram-models -p engram-processors -p engram-connectors -p engram-simulation
+	rm -rf $(VENV) $(PEERS) $(EDITORS) deploy/kafka/target
 
 $(CARGO_DENY):
 	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)
@@ -110,6 +111,11 @@ $(CARGO_DENY):
 $(VENV)/.done: tests/clients/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	@touch $@
+
+$(PEERS)/.done: models/tests/peers/requirements.txt
+	python3 -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r models/tests/peers/requirements.txt
 	@touch $@
 
 $(EDITORS)/.done: tests/clients/yjs/package-lock.json

@@ -7,12 +7,14 @@
 //! INVARIANT: what a model gives is defined by its `Forest` or `Network` alone, by the reference evaluation beside each. Every
 //! device gives the same margins, bit for bit.
 
+pub mod cpu;
 pub mod error;
 pub mod forest;
 pub mod format;
 pub mod link;
 pub mod model;
 pub mod network;
+pub mod similarity;
 
 pub use error::ModelError;
 pub use forest::Forest;
