@@ -1,4 +1,4 @@
-//! The CPU's way from columns to margins.
+//! The CPU's way from columns to margins: of forests, and in network.rs of networks.
 //!
 //! ```text
 //! Forest -> Program::new: each tree gets the form that suits it
@@ -14,6 +14,7 @@
 
 mod columns;
 mod margins;
+mod network;
 mod plan;
 mod ranks;
 mod search;
@@ -24,6 +25,7 @@ mod walk;
 
 pub use columns::{Column, Columns};
 pub use margins::Margins;
+pub use network::NetworkProgram;
 
 use crate::forest::Forest;
 use crate::link::{Link, Precision};
