@@ -2,7 +2,7 @@
 //! others'. No branch depends on a row but the one that ends the walk.
 //!
 //! ```text
-//! node, 8 bytes:  f32 threshold | u32 child << 12 | lane         children are neighbours: next = child + !(x < threshold)
+//! node, 8 bytes:  f32 threshold | u32 child << 12 | lane         next = child + !(x < threshold)
 //! leaf:           u32 its number | u32 (itself - 1) << 12 | 0    lane 0 is NaN, which is less than nothing: next = itself
 //! ```
 //!
@@ -135,8 +135,8 @@ pub(super) fn leaves(steps: &[Step], lanes: &Lanes, rows: usize, leaves: &mut [u
                         (step, lanes.get_unchecked(step.link as usize % LANES_MAX))
                     };
                     let value = lane[row];
-                    let goes_right = !(value < step.threshold);
-                    *at = (step.link >> LANE_BITS).wrapping_add(u32::from(goes_right));
+                    let is_less = value < step.threshold;
+                    *at = (step.link >> LANE_BITS).wrapping_add(u32::from(!is_less));
                 }
             }
             if at == before {
