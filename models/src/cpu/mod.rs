@@ -33,7 +33,7 @@ use margins::Real;
 use plan::Plan;
 
 /// Rows that are taken through all trees together. Their lanes stay in the caches of a core.
-const BLOCK: usize = 256;
+const BLOCK: usize = 512;
 
 /// A forest made ready for the CPU: immutable, for any number of threads at a time.
 pub struct Program {
