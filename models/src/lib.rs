@@ -8,6 +8,7 @@
 //! device gives the same margins, bit for bit.
 
 pub mod cpu;
+pub mod device;
 pub mod error;
 pub mod forest;
 pub mod format;

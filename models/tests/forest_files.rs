@@ -182,7 +182,8 @@ fn what_is_wrong_is_said() {
         "99999999999 features",
     );
     refused(with("xgboost.json", r#""version":[3"#, r#""version":[1"#), "save it with 2 or 3");
-    refused(with("xgboost_dart.json", r#""name":"dart""#, r#""name":"gblinear""#), "its booster is \"gblinear\"");
+    refused(with("xgboost_dart.json", r#""name":"dart""#, r#""name":"gbforest""#), "its booster is \"gbforest\"");
+    refused(with("xgboost_dart.json", r#""name":"dart""#, r#""name":"gblinear""#), "it has no model");
     refused(with("lightgbm.txt", "left_child=2", "left_child=0"), "tree 0: node 0 has two parents");
     refused(with("lightgbm.txt", "left_child=2", "left_child=2147483647"), "is not there");
     refused(with("lightgbm.txt", "left_child=2", "left_child=-2147483648"), "is not there");

@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use engram_models::{Forest, Kind, Model};
+use engram_models::link::{Link, Precision};
+use engram_models::network::Layer;
+use engram_models::{Kind, Model, Network};
 use serde::Deserialize;
 
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers");
@@ -64,11 +66,9 @@ enum Tolerance {
 }
 
 /// Where a peer computes otherwise than the forest is defined to. All else is the same to the bit.
-fn tolerance(case: &str, answer: &Answer, forest: &Forest) -> Tolerance {
-    use engram_models::link::{Link, Precision};
-
-    let is_double = forest.precision == Precision::Double;
-    match (answer.of, answer.peer.as_str(), forest.link) {
+fn tolerance(case: &str, answer: &Answer, precision: Precision, link: Link) -> Tolerance {
+    let is_double = precision == Precision::Double;
+    match (answer.of, answer.peer.as_str(), link) {
         // XGBoost takes e^margin in f64 for this objective alone, and rounds.
         (Of::Scores, "xgboost", _) if case == "xgboost_aft" => Tolerance::Steps(1),
         // GTIL computes its softmax in f32, whatever the model's type.
@@ -123,19 +123,25 @@ fn compare(folder: &Path, case: &Case, rows: usize) -> Vec<String> {
         Ok(model) => model,
         Err(error) => return vec![format!("{}: WRONG {error}", case.name)],
     };
-    let Kind::Forest(forest) = model.kind else { return vec![format!("{}: WRONG it is no forest", case.name)] };
+    let (precision, link, trees) = match &model.kind {
+        Kind::Forest(forest) => (forest.precision, forest.link, forest.trees.len()),
+        Kind::Network(network) => (Precision::Single, network.link, 1),
+    };
     let inputs = floats(&read(&case.rows), Type::F32);
-    let compared = rows.min(TREES_TIMES_ROWS_MAX / forest.trees.len());
+    let compared = rows.min(TREES_TIMES_ROWS_MAX / trees);
     let answers: Vec<_> = case.answers.iter().map(|answer| floats(&read(&answer.file), answer.r#type)).collect();
     let mut worst: Vec<Difference> = case.answers.iter().map(|_| Difference::default()).collect();
-    let mut row = vec![0.0; forest.features];
+    let mut row = vec![0.0; model.features()];
     for number in 0..compared {
         for (column, value) in row.iter_mut().enumerate().take(case.columns) {
             *value = inputs[column * rows + number] as f32;
         }
-        let margins = forest.margins(&row);
-        let mut scores = vec![0.0; forest.link.scores(margins.len())];
-        forest.link.apply(forest.precision, &margins, &mut scores);
+        let margins = match &model.kind {
+            Kind::Forest(forest) => forest.margins(&row),
+            Kind::Network(network) => dense(network, &row),
+        };
+        let mut scores = vec![0.0; link.scores(margins.len())];
+        link.apply(precision, &margins, &mut scores);
         for ((answer, values), worst) in case.answers.iter().zip(&answers).zip(&mut worst) {
             let ours = if answer.of == Of::Margins { &margins } else { &scores };
             assert_eq!(ours.len(), answer.columns, "{} {}", case.name, answer.file);
@@ -144,7 +150,7 @@ fn compare(folder: &Path, case: &Case, rows: usize) -> Vec<String> {
         }
     }
     let lines = case.answers.iter().zip(worst).map(|(answer, worst)| {
-        let tolerance = tolerance(&case.name, answer, &forest);
+        let tolerance = tolerance(&case.name, answer, precision, link);
         let is_right = match tolerance {
             Tolerance::None => worst.different == 0,
             Tolerance::Steps(steps) => worst.steps <= steps,
@@ -158,6 +164,14 @@ fn compare(folder: &Path, case: &Case, rows: usize) -> Vec<String> {
         format!("{}: {compared} rows, {:?} of {} in {:?}: {verdict}", case.name, answer.of, answer.peer, answer.r#type)
     });
     lines.collect()
+}
+
+/// What a network of a single layer gives.
+fn dense(network: &Network, row: &[f32]) -> Vec<f64> {
+    let [Layer::Dense { weights, bias }] = &network.layers[..] else { panic!("it has more layers") };
+    let sum =
+        |(weights, bias): (&[f32], &f32)| weights.iter().zip(row).fold(*bias, |sum, (weight, x)| sum + weight * x);
+    weights.chunks_exact(row.len()).zip(bias).map(sum).map(f64::from).collect()
 }
 
 /// The farthest that two answers are from each other.

@@ -1,4 +1,4 @@
-//! The CPU's way from columns to margins.
+//! The CPU's way from columns to margins: of forests, and in network.rs of networks.
 //!
 //! ```text
 //! Forest -> Program::new: each tree gets the form that suits it
@@ -14,6 +14,7 @@
 
 mod columns;
 mod margins;
+mod network;
 mod plan;
 mod ranks;
 mod search;
@@ -24,6 +25,7 @@ mod walk;
 
 pub use columns::{Column, Columns};
 pub use margins::Margins;
+pub use network::NetworkProgram;
 
 use crate::forest::Forest;
 use crate::link::{Link, Precision};
@@ -31,7 +33,7 @@ use margins::Real;
 use plan::Plan;
 
 /// Rows that are taken through all trees together. Their lanes stay in the caches of a core.
-const BLOCK: usize = 256;
+const BLOCK: usize = 512;
 
 /// A forest made ready for the CPU: immutable, for any number of threads at a time.
 pub struct Program {

@@ -35,10 +35,18 @@ enum Form {
     Plain(Tree),
 }
 
+/// Rows that are taken through all trees, as the forms want them.
+struct Block {
+    start: usize,
+    rows: usize,
+    ranks: ranks::Lanes,
+    values: walk::Lanes,
+}
+
 /// Decisions with a lane of their own that a swept tree may have: each is computed for every row.
 const FLAGS_MAX: usize = 8;
 /// Lanes of a block: 1 MiB, as much as a core's cache holds.
-const LANES_MAX: usize = 4096;
+const LANES_MAX: usize = 2048;
 
 impl<R: Real> Plan<R> {
     pub fn new(forest: &Forest) -> Self {
@@ -80,18 +88,19 @@ impl<R: Real> Plan<R> {
 
     /// The margins of the rows from `start` on, as many as there is room for.
     pub fn run(&self, columns: &Columns<'_>, start: usize, out: &mut [R]) {
-        let mut ranks = ranks::Lanes::new(&self.ranks);
-        let mut values = walk::Lanes::new(&self.walks);
-        for (number, out) in out.chunks_mut(BLOCK * self.outputs).enumerate() {
-            let (start, rows) = (start + number * BLOCK, out.len() / self.outputs);
-            self.ranks.fill(columns, start, rows, &mut ranks);
-            self.walks.fill(columns, start, rows, &mut values);
+        let (ranks, values) = (ranks::Lanes::new(&self.ranks), walk::Lanes::new(&self.walks));
+        let mut block = Block { start, rows: 0, ranks, values };
+        for out in out.chunks_mut(BLOCK * self.outputs) {
+            block.start += block.rows;
+            block.rows = out.len() / self.outputs;
+            self.ranks.fill(columns, block.start, block.rows, &mut block.ranks);
+            self.walks.fill(columns, block.start, block.rows, &mut block.values);
             match self.first[..] {
                 [first] => out.fill(first),
                 _ => out.chunks_exact_mut(self.outputs).for_each(|out| out.copy_from_slice(&self.first)),
             }
             for tree in &self.trees {
-                self.add(tree, columns, start, rows, &ranks, &values, out);
+                tree.add(columns, &block, self.outputs, out);
             }
             if let Some((divisor, base)) = &self.last {
                 for out in out.chunks_exact_mut(self.outputs) {
@@ -100,41 +109,32 @@ impl<R: Real> Plan<R> {
             }
         }
     }
-
-    /// Adds a tree's leaves to a block's margins.
-    fn add(
-        &self,
-        tree: &Piece<R>,
-        columns: &Columns<'_>,
-        start: usize,
-        rows: usize,
-        ranks: &ranks::Lanes,
-        values: &walk::Lanes,
-        out: &mut [R],
-    ) {
-        match &tree.form {
-            Form::Sweep(decisions) => {
-                let mut leaves = [0; BLOCK];
-                sweep::positions(decisions, ranks.bytes(), rows, &mut leaves);
-                tree.sum(&leaves, self.outputs, out);
-            }
-            Form::Walk(steps) => {
-                let mut leaves = [0; BLOCK];
-                walk::leaves(steps, values, rows, &mut leaves);
-                tree.sum(&leaves, self.outputs, out);
-            }
-            Form::Plain(plain) => {
-                let mut leaves = [0; BLOCK];
-                for (row, leaf) in leaves.iter_mut().enumerate().take(rows) {
-                    *leaf = plain_leaf(plain, columns, start + row);
-                }
-                tree.sum(&leaves, self.outputs, out);
-            }
-        }
-    }
 }
 
 impl<R: Real> Piece<R> {
+    /// Adds the tree's leaves to a block's margins.
+    fn add(&self, columns: &Columns<'_>, block: &Block, outputs: usize, out: &mut [R]) {
+        match &self.form {
+            Form::Sweep(decisions) => {
+                let mut leaves = [0; BLOCK];
+                sweep::positions(decisions, block.ranks.bytes(), block.rows, &mut leaves);
+                self.sum(&leaves, outputs, out);
+            }
+            Form::Walk(steps) => {
+                let mut leaves = [0; BLOCK];
+                walk::leaves(steps, &block.values, block.rows, &mut leaves);
+                self.sum(&leaves, outputs, out);
+            }
+            Form::Plain(tree) => {
+                let mut leaves = [0; BLOCK];
+                for (row, leaf) in leaves.iter_mut().enumerate().take(block.rows) {
+                    *leaf = plain_leaf(tree, columns, block.start + row);
+                }
+                self.sum(&leaves, outputs, out);
+            }
+        }
+    }
+
     fn sum<L: Copy + Into<u32>>(&self, leaves: &[L; BLOCK], outputs: usize, out: &mut [R]) {
         let Some(output) = self.output else {
             for (out, leaf) in out.chunks_exact_mut(outputs).zip(leaves) {

@@ -61,23 +61,42 @@ pub(super) fn compile(tree: &Tree, ranks: &mut Ranks) -> (Vec<Decision>, Vec<u32
     (decisions, leaves)
 }
 
-/// Rows that are swept together: their positions stay in registers.
-const SWEEP: usize = 128;
+/// Rows that are swept together: their positions stay in registers, and what a decision is loaded for.
+const SWEEP: usize = 256;
+/// The same for the last rows of a batch.
+const SWEEP_LAST: usize = 64;
 
 #[inline(always)]
 fn sweep(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usize, positions: &mut [u8; BLOCK]) {
-    for start in (0..rows).step_by(SWEEP) {
-        let mut at = [0_u8; SWEEP];
-        for decision in decisions {
-            let lane: &[i8; SWEEP] =
-                lanes[decision.lane as usize][start..start + SWEEP].try_into().expect("of that size");
-            for (at, byte) in at.iter_mut().zip(lane) {
-                let goes = u8::from(*at == decision.first) & u8::from(*byte > decision.cut);
-                *at ^= goes.wrapping_neg() & (decision.first ^ decision.middle);
-            }
+    let mut start = 0;
+    while start < rows {
+        if rows - start > SWEEP / 2 {
+            sweep_from::<SWEEP>(start, decisions, lanes, positions);
+            start += SWEEP;
+        } else {
+            sweep_from::<SWEEP_LAST>(start, decisions, lanes, positions);
+            start += SWEEP_LAST;
         }
-        positions[start..start + SWEEP].copy_from_slice(&at);
     }
+}
+
+#[inline(always)]
+fn sweep_from<const ROWS: usize>(
+    start: usize,
+    decisions: &[Decision],
+    lanes: &[[i8; BLOCK]],
+    positions: &mut [u8; BLOCK],
+) {
+    let mut at = [0_u8; ROWS];
+    for decision in decisions {
+        let lane: &[i8; ROWS] = lanes[decision.lane as usize][start..start + ROWS].try_into().expect("of that size");
+        for (at, byte) in at.iter_mut().zip(lane) {
+            let goes = (*at == decision.first) & (*byte > decision.cut);
+            // What is selected is not branched on: so the loop becomes two comparisons and a move of vectors.
+            *at = std::hint::select_unpredictable(goes, decision.middle, *at);
+        }
+    }
+    positions[start..start + ROWS].copy_from_slice(&at);
 }
 
 /// The leaf of each of the block's first rows.

@@ -176,33 +176,85 @@ fn bits(margins: &Margins) -> Vec<u64> {
     }
 }
 
+/// Compares batches of these sizes with the reference, by one to four threads.
+fn check(shape: &Shape, nulls: bool, sizes: &[usize]) {
+    let (forest, thresholds, mut random) = forest(shape);
+    let program = Program::new(&forest);
+    let mut out = Margins::default();
+    for rows in sizes {
+        let mut columns: Vec<Vec<f32>> =
+            (0..shape.features).map(|_| (0..*rows).map(|_| value(&mut random, &thresholds)).collect()).collect();
+        let arrays = columns.iter().map(|column| -> Float32Array {
+            column.iter().map(|value| (!nulls || !value.is_nan()).then_some(*value)).collect()
+        });
+        // A slice, whose bitmap does not begin with a byte.
+        let offset = if nulls { *rows.min(&3) } else { 0 };
+        let arrays: Vec<_> = arrays.map(|array| array.slice(offset, rows - offset)).collect();
+        columns.iter_mut().for_each(|column| drop(column.drain(..offset)));
+        let batch = Columns::new(arrays.iter().map(Column::from).collect());
+        let expected: Vec<u64> = (0..rows - offset)
+            .flat_map(|row| forest.margins(&columns.iter().map(|column| column[row]).collect::<Vec<_>>()))
+            .map(f64::to_bits)
+            .collect();
+        for threads in 1..5 {
+            program.margins_by(threads, &batch, &mut out);
+            assert!(bits(&out) == expected, "{rows} rows, {threads} threads");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn margins_are_the_references(shape in shapes(), nulls in any::<bool>()) {
-        let (forest, thresholds, mut random) = forest(&shape);
-        let program = Program::new(&forest);
-        let mut out = Margins::default();
-        for rows in [1000, 0, 1, 7, 63, 64, 65, 257] {
-            let mut columns: Vec<Vec<f32>> =
-                (0..shape.features).map(|_| (0..rows).map(|_| value(&mut random, &thresholds)).collect()).collect();
-            let arrays: Vec<Float32Array> = columns
-                .iter()
-                .map(|column| column.iter().map(|value| (!nulls || !value.is_nan()).then_some(*value)).collect())
-                .collect();
-            let offset = if nulls { rows.min(3) } else { 0 };
-            let arrays: Vec<_> = arrays.iter().map(|array| array.slice(offset, rows - offset)).collect();
-            columns.iter_mut().for_each(|column| drop(column.drain(..offset)));
-            let batch = Columns::new(arrays.iter().map(Column::from).collect());
-            let expected: Vec<u64> = (0..rows - offset)
-                .flat_map(|row| forest.margins(&columns.iter().map(|column| column[row]).collect::<Vec<_>>()))
-                .map(f64::to_bits)
-                .collect();
-            for threads in 1..5 {
-                program.margins_by(threads, &batch, &mut out);
-                prop_assert!(bits(&out) == expected, "{} rows, {} threads", rows, threads);
-            }
+        check(&shape, nulls, &[1000, 0, 1, 7, 63, 64, 65, 257, 1300]);
+    }
+}
+
+/// More lanes than a sweep may have, and then more than a walk can name.
+#[test]
+fn margins_of_many_features_are_the_references() {
+    for (features, seed) in [(1_200, 1), (40_000, 2)] {
+        let shape = Shape {
+            seed,
+            features,
+            outputs: 2,
+            trees: 120,
+            thresholds: 50,
+            others: 0,
+            vectors: false,
+            double: false,
+            base_last: false,
+        };
+        check(&shape, true, &[65]);
+    }
+}
+
+#[test]
+fn scores_are_the_links() {
+    let shape = Shape {
+        seed: 3,
+        features: 4,
+        outputs: 3,
+        trees: 9,
+        thresholds: 50,
+        others: 0,
+        vectors: false,
+        double: false,
+        base_last: true,
+    };
+    let (mut forest, thresholds, mut random) = forest(&shape);
+    let columns: Vec<Vec<f32>> = (0..4).map(|_| (0..100).map(|_| value(&mut random, &thresholds)).collect()).collect();
+    let batch = Columns::new(columns.iter().map(|column| Column::from(&column[..])).collect());
+    for link in [Link::Softmax, Link::ArgMax, Link::Sigmoid { scale: 1.0 }] {
+        forest.link = link;
+        let scores = Program::new(&forest).scores(2, &batch);
+        let mut expected = vec![0.0; link.scores(3) * 100];
+        for (row, expected) in expected.chunks_mut(link.scores(3)).enumerate() {
+            let row: Vec<f32> = columns.iter().map(|column| column[row]).collect();
+            link.apply(forest.precision, &forest.margins(&row), expected);
         }
+        assert_eq!(scores, expected);
     }
 }

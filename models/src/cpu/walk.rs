@@ -2,7 +2,7 @@
 //! others'. No branch depends on a row but the one that ends the walk.
 //!
 //! ```text
-//! node, 8 bytes:  f32 threshold | u32 child << 12 | lane         children are neighbours: next = child + !(x < threshold)
+//! node, 8 bytes:  f32 threshold | u32 child << 12 | lane         next = child + !(x < threshold)
 //! leaf:           u32 its number | u32 (itself - 1) << 12 | 0    lane 0 is NaN, which is less than nothing: next = itself
 //! ```
 //!
@@ -37,9 +37,12 @@ pub(super) struct Walks {
     numbers: HashMap<(u32, Missing, bool), usize>,
 }
 
-/// The lanes of a block of rows.
+/// The lanes of a block of rows: group by group of rows, so that what a group reads is close together, lane by lane.
 pub(super) struct Lanes {
-    values: Vec<[f32; BLOCK]>,
+    groups: Vec<[f32; GROUP]>,
+    /// Lanes of a group.
+    width: usize,
+    values: [f32; BLOCK],
 }
 
 impl Walks {
@@ -92,7 +95,8 @@ impl Walks {
 
     /// Copies the rows from `start` on, at most a block of them.
     pub fn fill(&self, columns: &Columns<'_>, start: usize, rows: usize, to: &mut Lanes) {
-        for ((feature, missing, default_left), values) in self.lanes.iter().zip(&mut to.values[1..]) {
+        let Lanes { groups, width, values } = to;
+        for (number, (feature, missing, default_left)) in self.lanes.iter().enumerate() {
             columns.column(*feature).copy(start, &mut values[..rows]);
             let default = if *default_left { f32::NEG_INFINITY } else { f32::NAN };
             values.iter_mut().for_each(|value| {
@@ -103,30 +107,36 @@ impl Walks {
                     _ => *value,
                 }
             });
+            let lane = groups[number + 1..].iter_mut().step_by(*width);
+            lane.zip(values.as_chunks().0).for_each(|(lane, values)| *lane = *values);
         }
     }
 }
 
 impl Lanes {
     pub fn new(walks: &Walks) -> Self {
-        Self { values: vec![[f32::NAN; BLOCK]; walks.lanes.len() + 1] }
+        let width = walks.lanes.len() + 1;
+        Self { groups: vec![[f32::NAN; GROUP]; BLOCK / GROUP * width], width, values: [0.0; BLOCK] }
     }
 }
 
 /// The leaf of each of the block's first rows.
 pub(super) fn leaves(steps: &[Step], lanes: &Lanes, rows: usize, leaves: &mut [u32; BLOCK]) {
-    let lanes = lanes.values.as_flattened();
-    for start in (0..rows).step_by(GROUP) {
-        let lanes = &lanes[start..];
+    let groups = lanes.groups.chunks_exact(lanes.width);
+    for (start, lanes) in (0..rows).step_by(GROUP).zip(groups) {
         let mut at = [0_u32; GROUP];
         loop {
             let before = at;
             for _ in 0..STRIDE {
                 for (row, at) in at.iter_mut().enumerate() {
-                    let step = steps[*at as usize];
-                    let value = lanes[(step.link as usize % LANES_MAX) * BLOCK + row];
-                    let goes_right = !(value < step.threshold);
-                    *at = (step.link >> LANE_BITS).wrapping_add(u32::from(goes_right));
+                    // SAFETY: see `Walks::compile`: links name steps of this tree, and lanes of these walks.
+                    let (step, lane) = unsafe {
+                        let step = steps.get_unchecked(*at as usize);
+                        (step, lanes.get_unchecked(step.link as usize % LANES_MAX))
+                    };
+                    let value = lane[row];
+                    let is_less = value < step.threshold;
+                    *at = (step.link >> LANE_BITS).wrapping_add(u32::from(!is_less));
                 }
             }
             if at == before {

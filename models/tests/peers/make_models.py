@@ -119,8 +119,8 @@ def xgboost(name, suffix, parameters, rounds, missing=True, categories=False, ta
     booster.save_model(FOLDER / f"{name}.{suffix}")
     model = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]
     model = model.get("gbtree", model)["model"]
-    splits = ((c, t) for tree in model["trees"] for c, t in zip(tree["split_indices"], tree["split_conditions"]))
-    rows = questions(seed, x, collect(splits), infinite=False, categories=categories)
+    splits = ((c, t) for tree in model.get("trees", []) for c, t in zip(tree["split_indices"], tree["split_conditions"]))
+    rows = questions(seed, x, collect(splits), missing=missing, infinite=False, categories=categories)
     loaded = xgb.Booster(model_file=FOLDER / f"{name}.{suffix}")
     loaded.set_param({"nthread": 1})
     asked = xgb.DMatrix(rows, feature_names=names, feature_types=types)
@@ -232,6 +232,15 @@ MODELS = {
     "xgboost_dart_softprob": lambda n: xgboost(
         n, "ubj", {"booster": "dart", "rate_drop": 0.2, "objective": "multi:softprob", "num_class": 3}, 20, target=classes(3)
     ),
+    "xgboost_linear": lambda n: xgboost(n, "json", {"booster": "gblinear"}, 20, missing=False),
+    "xgboost_linear_softprob": lambda n: xgboost(
+        n,
+        "ubj",
+        {"booster": "gblinear", "objective": "multi:softprob", "num_class": 3},
+        20,
+        target=classes(3),
+        missing=False,
+    ),
     "xgboost_categories": lambda n: xgboost(n, "json", {"max_depth": 7}, 60, categories=True),
     "xgboost_categories_one_hot": lambda n: xgboost(n, "ubj", {"max_cat_to_onehot": 500}, 60, categories=True),
     "xgboost_forest": lambda n: xgboost(
@@ -270,12 +279,12 @@ MODELS = {
     ),
     "lightgbm_rank": lambda n: lightgbm(n, {"objective": "lambdarank"}, 30, target=classes(4), group=True),
     "lightgbm_forest": lambda n: lightgbm(
-        n, {"objective": "binary", "boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.6}, 77, **BINARY
+        n, {"objective": "binary", "boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.6}, 33, **BINARY
     ),
     "lightgbm_forest_multiclass": lambda n: lightgbm(
         n,
         {"objective": "multiclass", "num_class": 3, "boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.6},
-        30,
+        12,
         target=classes(3),
     ),
     "lightgbm_dart": lambda n: lightgbm(n, {"objective": "regression", "boosting": "dart"}, 60),

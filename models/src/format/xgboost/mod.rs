@@ -1,10 +1,11 @@
-//! XGBoost's models, in JSON and UBJSON, as XGBoost 2 and 3 save them. Trees of `gbtree` and `dart`.
+//! XGBoost's models, in JSON and UBJSON, as XGBoost 2 and 3 save them: trees of `gbtree` and `dart`, and `gblinear`.
 //!
 //! XGBoost adds in f32, base score first, then tree by tree. A split asks `x < threshold`; a set of categories sends its members
 //! to the right. Categories are numbers here, as they are in the trees: what a model keeps of the names that they had in a data
 //! frame is not used.
 
 mod json;
+mod linear;
 mod objective;
 mod tree;
 mod ubjson;
@@ -45,21 +46,22 @@ pub fn read(file: &[u8]) -> Result<Parsed, ModelError> {
     let base = base_scores(parameters.text("base_score")?, outputs)?;
     let base: Vec<f64> = base.into_iter().map(|base| f64::from((objective.margin)(base))).collect();
 
-    let forest = Forest {
-        features: parameters.count("num_feature")?,
-        trees: trees(learner.field("gradient_booster")?, outputs)?,
-        outputs,
-        base,
-        combine: Combine::BaseFirst,
-        precision: Precision::Single,
-        link: objective.link,
-    };
     // Counts that were all zero have a base of minus infinity.
-    if forest.base.iter().any(|base| base.is_nan()) {
+    if base.iter().any(|base| base.is_nan()) {
         return Err(malformed("its base score has no margin"));
     }
-    forest.check(FORMAT)?;
-    Ok(Parsed { names: names(learner, forest.features)?, kind: Kind::Forest(forest), format: FORMAT })
+    let features = parameters.count("num_feature")?;
+    let booster = learner.field("gradient_booster")?;
+    let kind = if booster.text("name")? == "gblinear" {
+        Kind::Network(linear::read(booster, features, &base, objective.link)?)
+    } else {
+        let trees = trees(booster, outputs)?;
+        let (combine, precision) = (Combine::BaseFirst, Precision::Single);
+        let forest = Forest { features, trees, outputs, base, combine, precision, link: objective.link };
+        forest.check(FORMAT)?;
+        Kind::Forest(forest)
+    };
+    Ok(Parsed { names: names(learner, features)?, kind, format: FORMAT })
 }
 
 /// Base scores, one for each output: XGBoost 3.1 and later has a list in the text, those before one number.
@@ -80,7 +82,9 @@ fn trees(booster: &Value, outputs: usize) -> Result<Vec<Tree>, ModelError> {
     let (gbtree, weights) = match booster.text("name")? {
         "gbtree" => (booster, None),
         "dart" => (booster.field("gbtree")?, Some(booster.numbers("weight_drop")?)),
-        name => return Err(unsupported(format!("its booster is {}; gbtree and dart are read", quoted(name)))),
+        name => {
+            return Err(unsupported(format!("its booster is {}; gbtree, dart and gblinear are read", quoted(name))));
+        }
     };
     let model = gbtree.field("model")?;
     let trees = model.list("trees")?;
