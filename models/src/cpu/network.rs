@@ -87,8 +87,8 @@ fn step(layer: &Layer, values: &mut Vec<Lanes>, next: &mut Vec<Lanes>) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rand::rngs::StdRng;
     use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
 
     use super::NetworkProgram;
     use crate::cpu::{Column, Columns};
