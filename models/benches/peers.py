@@ -2,6 +2,8 @@
 """Scores the same rows with the same forests by Engram and by others, on one thread, and prints a table.
 
     peers.py BENCH    where BENCH is the built `forest` bench; run.sh builds it and calls this
+    ROWS, ROUNDS, MISSING (a share of the values) and SHAPES ("100x6 500x8": trees x depth) may be set; KEEP names a folder
+    that forests and rows are copied to
 
 Forests are trained on synthetic data by XGBoost and LightGBM, then written in the layout that `forest.rs` documents. Engram's
 margins must equal the trainer's bit for bit, or there is no table. Rounds alternate between the sides, and the best time of
@@ -67,7 +69,7 @@ def main():
             booster.save_model(f"{folder}/{name}.txt")
             compiled = lleaves.Model(f"{folder}/{name}.txt")
             # Compiling large forests with everything inlined takes lleaves more than 10 minutes and 5 GiB.
-            compiled.compile(raw_score=True, finline=trees * depth < 1000, cache=os.environ.get("LLEAVES") and f"{os.environ['LLEAVES']}/{name}.o")
+            compiled.compile(raw_score=True, finline=trees * depth < 1000)
             peers[name] = {
                 "lleaves": lambda compiled=compiled: compiled.predict(rows_scored, n_jobs=1),
                 "LightGBM": lambda booster=booster: booster.predict(rows_scored, raw_score=True, num_threads=1),

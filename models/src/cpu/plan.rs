@@ -6,7 +6,7 @@ use super::margins::Real;
 use super::ranks::{self, Ranks, RanksBuilder};
 use super::sweep::{self, Decision};
 use super::walk::{self, Step, Walks};
-use crate::forest::{Combine, Forest, Leaves, Node, Test, Tree};
+use crate::forest::{Combine, Forest, Leaves, Node, Split, Test, Tree};
 
 /// What is run, in a precision.
 pub(super) struct Plan<R> {
@@ -159,11 +159,7 @@ impl<R: Real> Piece<R> {
 fn rank(forest: &Forest, swept: &[bool]) -> Ranks {
     let mut builder = RanksBuilder::default();
     for (tree, _) in forest.trees.iter().zip(swept).filter(|(_, swept)| **swept) {
-        for node in &tree.nodes {
-            if let Node::Split(split) = node {
-                builder.add(split);
-            }
-        }
+        splits(tree).for_each(|split| builder.add(split));
     }
     builder.finish()
 }
@@ -173,8 +169,22 @@ fn is_leaf(tree: &Tree) -> bool {
 }
 
 fn is_swept(tree: &Tree) -> bool {
-    let is_flag = |node: &&Node| matches!(node, Node::Split(split) if !matches!(split.test, Test::Less(_)));
-    tree.nodes.len() < 2 * sweep::LEAVES_MAX && tree.nodes.iter().filter(is_flag).count() <= FLAGS_MAX
+    let is_flag = |split: &&Split| !matches!(split.test, Test::Less(_));
+    splits(tree).count() < sweep::LEAVES_MAX && splits(tree).filter(is_flag).count() <= FLAGS_MAX
+}
+
+/// The splits that a row may come to: nodes that none can come to have not been checked.
+fn splits(tree: &Tree) -> impl Iterator<Item = &Split> {
+    let mut open = vec![0_u32];
+    std::iter::from_fn(move || {
+        while let Some(at) = open.pop() {
+            if let Node::Split(split) = &tree.nodes[at as usize] {
+                open.extend([split.left, split.right]);
+                return Some(split);
+            }
+        }
+        None
+    })
 }
 
 /// The leaf that a row comes to, by the reference's steps.

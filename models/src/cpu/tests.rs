@@ -140,6 +140,16 @@ fn tree(shape: &Shape, random: &mut StdRng, thresholds: &[f32]) -> Tree {
             leaves += 1;
         }
     }
+    // Nodes that no row comes to are not checked, and may be anything.
+    let stray = Split {
+        feature: u32::MAX,
+        test: Test::Less(f32::NAN),
+        missing: Missing::Nan,
+        default_left: true,
+        left: u32::MAX,
+        right: 0,
+    };
+    nodes.extend(std::iter::repeat_n(Node::Split(stray), [0, 0, 1, 600][random.random_range(0..4)]));
     let width = if shape.vectors { shape.outputs } else { 1 };
     let round = |value: f64| if shape.double { value } else { f64::from(value as f32) };
     let values = (0..leaves as usize * width).map(|_| round(random.random_range(-1.0..1.0))).collect();
