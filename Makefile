@@ -86,6 +86,11 @@ bench-codec: ## measure reading and writing events by row and by column
 	@deploy/setup.sh build
 	cargo bench --workspace --bench codec
 
+.PHONY: bench-models
+bench-models: ## measure the scoring of forests beside XGBoost, LightGBM, lleaves and ONNX Runtime
+	@deploy/setup.sh build
+	@models/benches/run.sh
+
 .PHONY: soak
 soak: setup kafka-fetch $(EDITORS)/.done ## the long form of the tests: up to 5 million events; ARGS goes to them
 	ENGRAM_SOAK=1 KAFKA_HEAP=1g cargo test --release --workspace --test exactly_once --test replay --test take_over --test under_fire -- --nocapture $(ARGS)

@@ -12,7 +12,7 @@ pub enum Margins {
 }
 
 /// A precision that is added in.
-pub(super) trait Real: Copy + Send + Sync + Add<Output = Self> + Div<Output = Self> {
+pub(super) trait Real: Copy + Send + Sync + Into<f64> + Add<Output = Self> + Div<Output = Self> {
     /// Rounded to it.
     fn round(value: f64) -> Self;
 

@@ -6,7 +6,7 @@ use super::margins::Real;
 use super::ranks::{self, Ranks, RanksBuilder};
 use super::sweep::{self, Decision};
 use super::walk::{self, Step, Walks};
-use crate::forest::{Combine, Forest, Leaves, Node, Test, Tree};
+use crate::forest::{Combine, Forest, Leaves, Node, Split, Test, Tree};
 
 /// What is run, in a precision.
 pub(super) struct Plan<R> {
@@ -15,7 +15,7 @@ pub(super) struct Plan<R> {
     first: Vec<R>,
     trees: Vec<Piece<R>>,
     /// What the sums are divided by, and what is added then.
-    last: Option<(R, Vec<R>)>,
+    last: Option<(R, Vec<f64>)>,
     ranks: Ranks,
     walks: Walks,
 }
@@ -78,11 +78,13 @@ impl<R: Real> Plan<R> {
             let of_leaf = |leaf: &u32| values[*leaf as usize * width..][..width].iter().map(|value| R::round(*value));
             trees.push(Piece { form, output, values: leaves.iter().flat_map(of_leaf).collect() });
         }
-        let base: Vec<_> = forest.base.iter().map(|base| R::round(*base)).collect();
         let (first, last) = match forest.combine {
-            Combine::BaseFirst => (base, None),
-            Combine::BaseLast { divisor } => (vec![R::round(0.0); forest.outputs], Some((R::round(divisor), base))),
+            Combine::BaseFirst => (forest.base.clone(), None),
+            Combine::BaseLast { divisor } => {
+                (vec![0.0; forest.outputs], Some((R::round(divisor), forest.base.clone())))
+            }
         };
+        let first = first.into_iter().map(R::round).collect();
         Self { outputs: forest.outputs, first, trees, last, ranks, walks }
     }
 
@@ -104,7 +106,10 @@ impl<R: Real> Plan<R> {
             }
             if let Some((divisor, base)) = &self.last {
                 for out in out.chunks_exact_mut(self.outputs) {
-                    out.iter_mut().zip(base).for_each(|(out, base)| *out = *out / *divisor + *base);
+                    out.iter_mut().zip(base).for_each(|(out, base)| {
+                        let mean: f64 = (*out / *divisor).into();
+                        *out = R::round(mean + base);
+                    });
                 }
             }
         }
@@ -159,11 +164,7 @@ impl<R: Real> Piece<R> {
 fn rank(forest: &Forest, swept: &[bool]) -> Ranks {
     let mut builder = RanksBuilder::default();
     for (tree, _) in forest.trees.iter().zip(swept).filter(|(_, swept)| **swept) {
-        for node in &tree.nodes {
-            if let Node::Split(split) = node {
-                builder.add(split);
-            }
-        }
+        splits(tree).for_each(|split| builder.add(split));
     }
     builder.finish()
 }
@@ -173,8 +174,22 @@ fn is_leaf(tree: &Tree) -> bool {
 }
 
 fn is_swept(tree: &Tree) -> bool {
-    let is_flag = |node: &&Node| matches!(node, Node::Split(split) if !matches!(split.test, Test::Less(_)));
-    tree.nodes.len() < 2 * sweep::LEAVES_MAX && tree.nodes.iter().filter(is_flag).count() <= FLAGS_MAX
+    let is_flag = |split: &&Split| !matches!(split.test, Test::Less(_));
+    splits(tree).count() < sweep::LEAVES_MAX && splits(tree).filter(is_flag).count() <= FLAGS_MAX
+}
+
+/// The splits that a row may come to: nodes that none can come to have not been checked.
+fn splits(tree: &Tree) -> impl Iterator<Item = &Split> {
+    let mut open = vec![0_u32];
+    std::iter::from_fn(move || {
+        while let Some(at) = open.pop() {
+            if let Node::Split(split) = &tree.nodes[at as usize] {
+                open.extend([split.left, split.right]);
+                return Some(split);
+            }
+        }
+        None
+    })
 }
 
 /// The leaf that a row comes to, by the reference's steps.

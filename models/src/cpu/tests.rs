@@ -141,6 +141,16 @@ fn tree(shape: &Shape, random: &mut StdRng, thresholds: &[f32]) -> Tree {
             leaves += 1;
         }
     }
+    // Nodes that no row comes to are not checked, and may be anything.
+    let stray = Split {
+        feature: u32::MAX,
+        test: Test::Less(f32::NAN),
+        missing: Missing::Nan,
+        default_left: true,
+        left: u32::MAX,
+        right: 0,
+    };
+    nodes.extend(std::iter::repeat_n(Node::Split(stray), [0, 0, 1, 600][random.random_range(0..4)]));
     let width = if shape.vectors { shape.outputs } else { 1 };
     let round = |value: f64| if shape.double { value } else { f64::from(value as f32) };
     let values = (0..leaves as usize * width).map(|_| round(random.random_range(-1.0..1.0))).collect();
@@ -160,7 +170,8 @@ fn forest(shape: &Shape) -> (Forest, Vec<f32>, StdRng) {
         features: shape.features,
         trees,
         outputs: shape.outputs,
-        base: (0..shape.outputs).map(|output| output as f64 * 0.25 - 0.5).collect(),
+        // No f32 values: they are rounded where the reference rounds them.
+        base: (0..shape.outputs).map(|output| f64::from(output as u32) * 0.3 - 0.7).collect(),
         combine: if shape.base_last { Combine::BaseLast { divisor: 3.0 } } else { Combine::BaseFirst },
         precision: if shape.double { Precision::Double } else { Precision::Single },
         link: Link::Identity,

@@ -46,13 +46,15 @@ pub(super) struct Lanes {
 }
 
 impl Walks {
-    /// The steps of a tree and its leaves by their new numbers, or nothing if it cannot be walked.
+    /// The steps of a tree and its leaves by their new numbers, or nothing if it cannot be walked. A leaf alone cannot: nothing
+    /// is before it.
     pub fn compile(&mut self, tree: &Tree) -> Option<(Vec<Step>, Vec<u32>)> {
         let is_walked = |split: &Split| match split.test {
             Test::Less(threshold) => threshold > f32::NEG_INFINITY || !split.default_left,
             Test::Equal(_) | Test::In { .. } => false,
         };
-        if tree.nodes.len() > NODES_MAX
+        if matches!(tree.nodes[0], Node::Leaf(_))
+            || tree.nodes.len() > NODES_MAX
             || tree.nodes.iter().any(|node| matches!(node, Node::Split(split) if !is_walked(split)))
         {
             return None;

@@ -14,8 +14,9 @@ impl Forest {
             Precision::Single => f64::from(a as f32 / b as f32),
             Precision::Double => a / b,
         };
+        let round = |sum: f64| if self.precision == Precision::Single { f64::from(sum as f32) } else { sum };
         let mut margins = match self.combine {
-            Combine::BaseFirst => self.base.clone(),
+            Combine::BaseFirst => self.base.iter().copied().map(round).collect(),
             Combine::BaseLast { .. } => vec![0.0; self.outputs],
         };
         for tree in &self.trees {
@@ -34,8 +35,7 @@ impl Forest {
         }
         if let Combine::BaseLast { divisor } = self.combine {
             for (margin, base) in margins.iter_mut().zip(&self.base) {
-                let sum = divide(*margin, divisor) + base;
-                *margin = if self.precision == Precision::Single { f64::from(sum as f32) } else { sum };
+                *margin = round(divide(*margin, divisor) + base);
             }
         }
         margins
