@@ -7,9 +7,11 @@
 //! INVARIANT: what a model gives is defined by its `Forest` or `Network` alone, by the reference evaluation beside each. Every
 //! device gives the same margins, bit for bit.
 
+pub mod device;
 pub mod error;
 pub mod forest;
 pub mod format;
+pub mod gpu;
 pub mod link;
 pub mod model;
 pub mod network;

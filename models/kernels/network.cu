@@ -1,0 +1,16 @@
+// The network's kernels: x of the grid is rows, y is outputs by eights, or columns.
+#include "network.cuh"
+
+extern "C" __global__ void __launch_bounds__(256) network_dense(DenseArgs args) {
+    u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (row < args.rows) {
+        dense(args, (u32)row, blockIdx.y * DENSE_OUTPUTS);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) network_activation(DenseArgs args) {
+    u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (row < args.rows) {
+        activation(args, (u32)row, blockIdx.y);
+    }
+}
