@@ -1,8 +1,6 @@
 //! The kernels' bodies, compiled as C++ for the host, against the reference: bit for bit, on random models and batches, by the
 //! very images and arguments that a GPU gets. Needs a C++ compiler; no GPU.
 
-mod random;
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -18,6 +16,8 @@ use engram_models::network::Activation;
 use libloading::Library;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+
+use crate::random;
 
 /// The kernels as a library of the host, if there is a compiler.
 static HOST: LazyLock<Option<Library>> = LazyLock::new(|| {

@@ -151,7 +151,6 @@ pub fn columns(features: usize, rows: usize, seed: u64) -> Vec<Vec<f32>> {
     (0..features).map(|_| (0..rows).map(|_| value(random)).collect()).collect()
 }
 
-#[expect(dead_code, reason = "not every test that includes this file scores whole models")]
 pub fn model(kind: Kind, seed: u64) -> Model {
     Model { kind, format: "random", names: Vec::new(), hash: format!("{seed:016x}") }
 }
