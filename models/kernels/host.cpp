@@ -1,5 +1,5 @@
 // The kernels' bodies on the host: what a grid does, row by row, for the test that compares them with the reference in Rust.
-// Built as a shared object by `models/tests/logic.rs` with -O1 -ffp-contract=off.
+// Built as a shared object by `models/tests/devices` with -O1 -ffp-contract=off.
 #include "forest.cuh"
 #include "nearest.cuh"
 #include "network.cuh"
@@ -69,10 +69,10 @@ static float dot_of(const float *a, const float *b, u32 width) {
     return sums[0];
 }
 
-extern "C" void nearest_norms(const float *matrix, float *norms, u32 rows, u32 width) {
-    for (u32 row = 0; row < rows; row++) {
-        const float *values = matrix + (u64)row * width;
-        norms[row] = root(dot_of(values, values, width));
+extern "C" void nearest_norms(const NormsArgs *args) {
+    for (u32 row = 0; row < args->rows; row++) {
+        const float *values = args->matrix + (u64)row * args->width;
+        args->norms[row] = root(dot_of(values, values, args->width));
     }
 }
 
@@ -88,8 +88,8 @@ extern "C" void nearest_keys(const NearestArgs *args) {
     }
 }
 
-extern "C" void nearest_top(const TopArgs *args, u32 queries) {
-    for (u32 query = 0; query < queries; query++) {
+extern "C" void nearest_top(const TopArgs *args) {
+    for (u32 query = 0; query < args->queries_count; query++) {
         for (u32 run = 0; run < args->runs; run++) {
             std::vector<u64> keys(SORT_KEYS, NO_KEY);
             for (u64 at = 0; at < SORT_KEYS && (u64)run * SORT_KEYS + at < args->count; at++) {
@@ -131,6 +131,6 @@ extern "C" float activate_of(float x, u32 kind, float alpha) { return activate(x
 // For the test that the structures are laid out as Rust has them.
 extern "C" u64 size_of_args(u32 which) {
     const u64 sizes[] = {sizeof(ForestArgs), sizeof(DenseArgs), sizeof(ValidityArgs),
-                         sizeof(NearestArgs), sizeof(TopArgs), sizeof(SeriesArgs)};
+                         sizeof(NormsArgs), sizeof(NearestArgs), sizeof(TopArgs), sizeof(SeriesArgs)};
     return sizes[which];
 }

@@ -15,14 +15,13 @@ __device__ __forceinline__ float fold(float sum) {
 }
 
 // |row| of each row, to `norms`.
-extern "C" __global__ void __launch_bounds__(NEAREST_THREADS)
-nearest_norms(const float *matrix, float *norms, u32 rows, u32 width) {
+extern "C" __global__ void __launch_bounds__(NEAREST_THREADS) nearest_norms(NormsArgs args) {
     u64 row = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
     u32 lane = threadIdx.x % LANES;
-    const float *values = matrix + row * width;
-    float sum = fold(row < rows ? partial_sum(values, values, width, lane) : 0.0f);
-    if (row < rows && lane == 0) {
-        norms[row] = root(sum);
+    const float *values = args.matrix + row * args.width;
+    float sum = fold(row < args.rows ? partial_sum(values, values, args.width, lane) : 0.0f);
+    if (row < args.rows && lane == 0) {
+        args.norms[row] = root(sum);
     }
 }
 

@@ -25,6 +25,13 @@ struct NearestArgs {
     u32 row_first;
 };
 
+struct NormsArgs {
+    const float *matrix;
+    float *norms;
+    u32 rows;
+    u32 width;
+};
+
 // Sorts runs of `SORT_KEYS` keys of each query and keeps the `k` least of each run.
 struct TopArgs {
     // Query by query, `count` of each.
@@ -34,6 +41,8 @@ struct TopArgs {
     u64 count;
     u32 runs;
     u32 k;
+    u32 queries_count;
+    u32 unused;
 };
 
 // The `lane`-th partial sum of a . b.

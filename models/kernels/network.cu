@@ -4,13 +4,17 @@
 extern "C" __global__ void __launch_bounds__(256) network_dense(DenseArgs args) {
     u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (row < args.rows) {
-        dense(args, (u32)row, blockIdx.y * DENSE_OUTPUTS);
+        for (u32 first = blockIdx.y * DENSE_OUTPUTS; first < args.outputs; first += gridDim.y * DENSE_OUTPUTS) {
+            dense(args, (u32)row, first);
+        }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256) network_activation(DenseArgs args) {
     u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (row < args.rows) {
-        activation(args, (u32)row, blockIdx.y);
+        for (u32 column = blockIdx.y; column < args.inputs; column += gridDim.y) {
+            activation(args, (u32)row, column);
+        }
     }
 }

@@ -74,6 +74,15 @@ pub struct ValidityArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C)]
+pub struct NormsArgs {
+    pub matrix: u64,
+    pub norms: u64,
+    pub rows: u32,
+    pub width: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C)]
 pub struct NearestArgs {
     pub matrix: u64,
     pub queries: u64,
@@ -93,6 +102,8 @@ pub struct TopArgs {
     pub count: u64,
     pub runs: u32,
     pub k: u32,
+    pub queries_count: u32,
+    pub unused: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

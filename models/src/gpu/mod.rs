@@ -2,18 +2,29 @@
 //! looked for when a device is opened.
 //!
 //! ```text
-//! Model -> forest, network: an Image in the device's memory
-//! columns -> pinned: a batch in memory that the device copies from -> owner: one thread for each device, three slots
-//!         -> upload, kernels, download of each slot at once with the others' -> margins
+//! Model -> forest, network: an Image for the device's memory
+//! columns -> pinned: arrays in memory that the device copies from
+//!         -> device: the queue -> owner: one thread for each device, three slots
+//!         -> slot: upload, kernels, download of a chunk of rows while the others' go on -> margins
 //! ```
 //!
-//! INVARIANT: kernels are those of `models/kernels`; their bodies are checked against the reference on the host, and
-//! `Device::load` checks nothing more: what it gives is compared by whoever puts it into service (`guard`).
+//! INVARIANT: margins are the reference's, bit for bit. The kernels' bodies and everything but `cuda` are compared with it
+//! where there is no GPU; the rest is compared by whoever puts a model into service (`guard`).
 
 pub mod abi;
+mod accounts;
+pub mod cuda;
+pub mod device;
+pub mod driver;
 pub mod forest;
 pub mod image;
 pub mod kernels;
 pub mod nearest;
 pub mod network;
+mod owner;
+pub mod pinned;
 pub mod plain;
+pub mod program;
+mod slot;
+
+pub use device::{GpuDevice, Settings};

@@ -1,7 +1,7 @@
 //! A network as the kernels of `models/kernels/network.cu` read it: a step for each dense layer with the activation that
 //! follows it, and one for each activation that follows none.
 
-use super::abi::DenseArgs;
+use super::abi::{DENSE_OUTPUTS, DenseArgs};
 use super::image::Image;
 use crate::network::{Activation, Layer, Network};
 
@@ -61,6 +61,11 @@ impl Step {
     /// The kernel's name.
     pub fn kernel(&self) -> &'static str {
         if self.dense.is_some() { "network_dense" } else { "network_activation" }
+    }
+
+    /// Blocks of its grid in y, one for the outputs that a thread computes.
+    pub fn blocks(&self) -> usize {
+        if self.dense.is_some() { self.outputs.div_ceil(DENSE_OUTPUTS) } else { self.outputs }
     }
 
     /// A call: from the columns at `x` to those at `y`, `stride` values apart.

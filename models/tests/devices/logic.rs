@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use engram_models::device::is_same;
 use engram_models::gpu::abi::{
-    DenseArgs, ForestArgs, NO_BITMAP, NearestArgs, SORT_KEYS, SeriesArgs, TopArgs, ValidityArgs,
+    DenseArgs, ForestArgs, NO_BITMAP, NearestArgs, NormsArgs, SORT_KEYS, SeriesArgs, TopArgs, ValidityArgs,
 };
 use engram_models::gpu::forest::{ForestImage, Rows};
 use engram_models::gpu::network::NetworkImage;
@@ -20,7 +20,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::random;
 
 /// The kernels as a library of the host, if there is a compiler.
-static HOST: LazyLock<Option<Library>> = LazyLock::new(|| {
+pub static HOST: LazyLock<Option<Library>> = LazyLock::new(|| {
     let compiler = ["c++", "g++", "clang++"]
         .into_iter()
         .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()));
@@ -82,6 +82,7 @@ fn arguments_are_laid_out_alike() {
         size_of::<ForestArgs>(),
         size_of::<DenseArgs>(),
         size_of::<ValidityArgs>(),
+        size_of::<NormsArgs>(),
         size_of::<NearestArgs>(),
         size_of::<TopArgs>(),
         size_of::<SeriesArgs>(),
@@ -255,12 +256,9 @@ fn the_nearest_are_the_reference_s() {
 fn least_keys(host: &Library, matrix: &[f32], asked: &[f32], width: usize, k: usize) -> Vec<Vec<u64>> {
     let (rows, queries) = (matrix.len() / width, asked.len() / width);
     let mut norms = vec![0.0_f32; rows];
-    // SAFETY: it reads the matrix and writes a norm for each row.
-    unsafe {
-        type Norms = unsafe extern "C" fn(*const f32, *mut f32, u32, u32);
-        let kernel = host.get::<Norms>("nearest_norms").expect("there");
-        kernel(matrix.as_ptr(), norms.as_mut_ptr(), rows as u32, width as u32);
-    }
+    let args =
+        NormsArgs { matrix: address(matrix), norms: address_mut(&mut norms), rows: rows as u32, width: width as u32 };
+    call(host, "nearest_norms", &args);
     let mut keys = vec![0_u64; rows * queries];
     let args = NearestArgs {
         matrix: address(matrix),
@@ -283,12 +281,10 @@ fn least_keys(host: &Library, matrix: &[f32], asked: &[f32], width: usize, k: us
             count: count as u64,
             runs: runs as u32,
             k: k as u32,
+            queries_count: queries as u32,
+            unused: 0,
         };
-        // SAFETY: it reads `count` keys a query and writes `k` a query and run.
-        unsafe {
-            let kernel = host.get::<unsafe extern "C" fn(*const TopArgs, u32)>("nearest_top").expect("there");
-            kernel(&raw const args, queries as u32);
-        }
+        call(host, "nearest_top", &args);
         (keys, count) = (least, runs * k);
         if runs == 1 {
             break;
@@ -301,8 +297,9 @@ fn least_keys(host: &Library, matrix: &[f32], asked: &[f32], width: usize, k: us
 #[test]
 fn detectors_give_the_scores_of_the_reference() {
     type Reference = fn(&Detector, &[f32]) -> Vec<f64>;
+    type StateBytes = fn(usize) -> usize;
     let Some(host) = &*HOST else { return };
-    let detectors: [(&str, Reference, fn(usize) -> usize); 3] = [
+    let detectors: [(&str, Reference, StateBytes); 3] = [
         ("series_robust_z", Detector::robust_z, |window| 8 * window),
         ("series_weighted_mean", Detector::weighted_mean, |_| 16),
         ("series_holt_winters", Detector::holt_winters, |window| 8 * (3 + window)),

@@ -1,5 +1,7 @@
-//! Devices against the reference: the kernels' bodies on the host, and a device that fails.
+//! Devices against the reference: the kernels' bodies on the host, the path to them, and a device that fails.
 
 mod guard;
+mod host_driver;
 mod logic;
+mod pipeline;
 mod random;
