@@ -283,6 +283,8 @@ fn gravity(failure: &Failure) -> Option<Gravity> {
     match failure {
         Failure::Device(DeviceError::OutOfMemory { .. } | DeviceError::Timeout { .. }) => Some(Gravity::Passing),
         Failure::Device(DeviceError::Unsupported(_)) => None,
-        Failure::Device(DeviceError::Sticky(_) | DeviceError::Absent(_)) | Failure::Wrong => Some(Gravity::Grave),
+        Failure::Device(DeviceError::Sticky(_) | DeviceError::Gone | DeviceError::Absent(_)) | Failure::Wrong => {
+            Some(Gravity::Grave)
+        }
     }
 }

@@ -49,6 +49,9 @@ pub enum DeviceError {
     /// Every further call fails as well, until models are loaded anew.
     #[error("the device is lost: {0}")]
     Sticky(String),
+    /// What was loaded went when the device was started anew. It must be loaded again.
+    #[error("what was loaded went with the device")]
+    Gone,
     /// The model or the batch is not for this device; nothing is wrong with it.
     #[error("the device cannot run it: {0}")]
     Unsupported(String),

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use arrow::array::Float32Array;
 
 use super::accounts::Accounts;
+use super::desk::{Desk, Held};
 use super::driver::Driver;
-use super::owner::{Owner, Request};
+use super::owner::{Owner, Request, Task};
 use super::pinned::{Pin, Pool};
 use super::program::Program;
 use crate::clock::Clock;
@@ -86,6 +87,47 @@ impl GpuDevice {
     /// Memory that the device copies from directly: arrays that are built in it are not copied before.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// A way to ask the device for what is not a model's.
+    pub(super) fn asker(&self) -> Asker {
+        let Some(requests) = &self.requests else { unreachable!("only dropping takes it") };
+        Asker { requests: requests.clone(), timeout: self.settings.timeout }
+    }
+}
+
+/// Has tasks done by the device's thread.
+pub(super) struct Asker {
+    requests: SyncSender<Request>,
+    timeout: Duration,
+}
+
+impl Asker {
+    /// Has it done, and waits.
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut Desk<'_>) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, DeviceError> {
+        ask(&self.requests, self.timeout, |reply| {
+            Request::Task(Box::new(move |desk| {
+                let done = desk.and_then(task);
+                let told = done.as_ref().map(|_| ()).map_err(DeviceError::clone);
+                let _ = reply.send(done);
+                told
+            }))
+        })
+    }
+
+    /// Has memory freed that no task uses.
+    pub(super) fn free(&self, all: Vec<Held>) {
+        let task: Task = Box::new(move |desk| {
+            if let Ok(desk) = desk {
+                // SAFETY: tasks are done from end to end, or their memory is kept for ever.
+                all.into_iter().for_each(|held| unsafe { desk.free(held) });
+            }
+            Ok(())
+        });
+        let _ = send(&self.requests, self.timeout, Request::Task(task));
     }
 }
 

@@ -14,6 +14,7 @@
 pub mod abi;
 mod accounts;
 pub mod cuda;
+mod desk;
 pub mod device;
 pub mod driver;
 pub mod forest;
@@ -25,6 +26,7 @@ mod owner;
 pub mod pinned;
 pub mod plain;
 pub mod program;
+pub mod series;
 mod slot;
 
 pub use device::{GpuDevice, Settings};

@@ -13,6 +13,7 @@ use std::time::Duration;
 use arrow::array::Float32Array;
 
 use super::accounts::Accounts;
+use super::desk::Desk;
 use super::driver::{Driver, STREAMS};
 use super::image::Image;
 use super::pinned::Pool;
@@ -26,10 +27,24 @@ pub type Reply<T> = SyncSender<Result<T, DeviceError>>;
 
 /// What is asked of the device. Whoever asked may have gone when the answer comes.
 pub enum Request {
-    Load { program: Program, image: Image, reply: Reply<u64> },
-    Score { model: u64, columns: Vec<Float32Array>, reply: Reply<Vec<f64>> },
-    Unload { model: u64 },
+    Load {
+        program: Program,
+        image: Image,
+        reply: Reply<u64>,
+    },
+    Score {
+        model: u64,
+        columns: Vec<Float32Array>,
+        reply: Reply<Vec<f64>>,
+    },
+    Unload {
+        model: u64,
+    },
+    /// Something else, at once. It is told if the device is lost and cannot be started anew.
+    Task(Task),
 }
+
+pub type Task = Box<dyn FnOnce(Result<&mut Desk<'_>, DeviceError>) -> Result<(), DeviceError> + Send>;
 
 pub struct Owner {
     driver: Box<dyn Driver>,
@@ -47,6 +62,8 @@ pub struct Owner {
     /// Jobs with rows that no slot has had, in their order.
     waiting: VecDeque<u64>,
     next: u64,
+    /// How often the device has been started anew.
+    life: u64,
     /// Why the device is lost, if it is.
     lost: Option<DeviceError>,
 }
@@ -92,6 +109,7 @@ impl Owner {
             jobs: HashMap::new(),
             waiting: VecDeque::new(),
             next: 0,
+            life: 0,
             lost: None,
         };
         owner.make_slots()?;
@@ -140,59 +158,47 @@ impl Owner {
                 self.retired.extend(self.models.remove(&model));
                 self.free_retired();
             }
+            Request::Task(task) => {
+                let done = match self.revive() {
+                    Ok(()) => task(Ok(&mut self.desk())),
+                    Err(error) => task(Err(error)),
+                };
+                if let Err(error) = done {
+                    self.note(&error);
+                }
+            }
+        }
+    }
+
+    fn desk(&mut self) -> Desk<'_> {
+        Desk {
+            driver: self.driver.as_mut(),
+            accounts: &self.accounts,
+            pool: &self.pool,
+            clock: self.clock.as_ref(),
+            timeout: self.timeout,
+            life: self.life,
         }
     }
 
     fn load(&mut self, program: Program, image: &Image) -> Result<u64, DeviceError> {
         self.revive()?;
-        let allocation = self.accounts.allocate(self.driver.as_mut(), image.bytes().len())?;
-        let address = allocation.address;
-        let loaded = Rc::new(Loaded { program, image: allocation });
-        if let Err(error) = self.upload_image(address, image) {
+        let mut desk = self.desk();
+        let held = desk.allocate(image.bytes().len())?;
+        if let Err(error) = desk.write(&held, 0, image.bytes()) {
             // SUBTLE: the device may be at it still: its memory is never freed, but with the device.
-            std::mem::forget(loaded);
             self.note(&error);
             return Err(error);
         }
         self.next += 1;
-        self.models.insert(self.next, loaded);
+        self.models.insert(self.next, Rc::new(Loaded { program, image: held }));
         Ok(self.next)
-    }
-
-    /// By pieces, through a block that the device can copy from.
-    fn upload_image(&mut self, address: u64, image: &Image) -> Result<(), DeviceError> {
-        let mut block = self.pool.take(IMAGE_PIECE.min(image.bytes().len()));
-        for (number, piece) in image.bytes().chunks(IMAGE_PIECE).enumerate() {
-            block.bytes_mut()[..piece.len()].copy_from_slice(piece);
-            let to = address + (number * IMAGE_PIECE) as u64;
-            // SAFETY: the allocation has room for it, and the block stays as it is until the stream is done.
-            let done = unsafe { self.driver.upload(0, to, &block.bytes()[..piece.len()]) }
-                .and_then(|()| self.driver.end(0))
-                .and_then(|()| self.wait(0));
-            if let Err(error) = done {
-                // SUBTLE: a copy may be under way for ever; the block must never be used again.
-                std::mem::forget(block);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn wait(&mut self, stream: usize) -> Result<(), DeviceError> {
-        let started = self.clock.now();
-        while !self.driver.is_done(stream)? {
-            if self.clock.now().saturating_sub(started) > self.timeout {
-                return Err(timed_out(self.timeout));
-            }
-            std::hint::spin_loop();
-        }
-        Ok(())
     }
 
     fn score(&mut self, model: u64, columns: Vec<Float32Array>, reply: Reply<Vec<f64>>) {
         let checked = match (&self.lost, self.models.get(&model)) {
             (Some(error), _) => Err(error.clone()),
-            (None, None) => Err(DeviceError::Sticky("the model went with the device".to_owned())),
+            (None, None) => Err(DeviceError::Gone),
             (None, Some(loaded)) => rows_of(&columns, loaded.program.features()).map(|rows| (Rc::clone(loaded), rows)),
         };
         let (loaded, rows) = match checked {
@@ -328,6 +334,7 @@ impl Owner {
         self.driver.revive()?;
         // Nothing is under way any more, and all memory of the device is gone.
         self.accounts.forget();
+        self.life += 1;
         self.models.clear();
         self.retired.clear();
         self.slots.clear();
@@ -351,7 +358,7 @@ impl Owner {
         for loaded in std::mem::take(&mut self.retired) {
             match Rc::try_unwrap(loaded) {
                 // SAFETY: no flight and no job has it.
-                Ok(loaded) => unsafe { self.accounts.free(self.driver.as_mut(), loaded.image) },
+                Ok(loaded) => unsafe { self.desk().free(loaded.image) },
                 Err(loaded) => self.retired.push(loaded),
             }
         }
@@ -372,9 +379,6 @@ impl Owner {
         }
     }
 }
-
-/// Bytes of a model that are uploaded at once.
-const IMAGE_PIECE: usize = 4 << 20;
 
 fn timed_out(after: Duration) -> DeviceError {
     DeviceError::Timeout { after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX) }

@@ -8,6 +8,7 @@ use arrow::array::{Array as _, Float32Array};
 
 use super::abi::NO_BITMAP;
 use super::accounts::{Accounts, Allocation};
+use super::desk::Held;
 use super::driver::Driver;
 use super::pinned::{Block, Pool};
 use super::program::{Arena, Program};
@@ -17,7 +18,7 @@ use crate::device::DeviceError;
 #[derive(Debug)]
 pub struct Loaded {
     pub program: Program,
-    pub image: Allocation,
+    pub image: Held,
 }
 
 /// The slot of a stream.
@@ -80,7 +81,7 @@ impl Slot {
             _columns: Rc::clone(columns),
         });
         let started = self.upload(driver, pool, columns, first_row, &arena).and_then(|has_nulls| {
-            let places = (loaded.image.address, self.memory.address);
+            let places = (loaded.image.address(), self.memory.address);
             let program = &loaded.program;
             // SAFETY: the model is loaded and kept by the flight; what it reads was uploaded by this stream before.
             unsafe { program.launch(driver, self.stream, places, &arena, has_nulls) }?;

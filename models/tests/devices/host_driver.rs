@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engram_models::device::DeviceError;
-use engram_models::gpu::abi::{DenseArgs, ForestArgs, ValidityArgs};
+use engram_models::gpu::abi::{DenseArgs, ForestArgs, NearestArgs, NormsArgs, SeriesArgs, TopArgs, ValidityArgs};
 use engram_models::gpu::driver::{Driver, Launch, STREAMS};
 use engram_models::gpu::pinned::Pin;
 use libloading::Library;
@@ -147,9 +147,13 @@ impl Driver for HostDriver {
 
     unsafe fn launch(&mut self, stream: usize, launch: &Launch, args: *const c_void) -> Result<(), DeviceError> {
         let size = match launch.kernel {
-            kernel if kernel.starts_with("forest") => size_of::<ForestArgs>(),
+            "nearest_norms" => size_of::<NormsArgs>(),
+            "nearest_keys" => size_of::<NearestArgs>(),
+            "nearest_top" => size_of::<TopArgs>(),
+            "validity_expand" => size_of::<ValidityArgs>(),
+            kernel if kernel.starts_with("series") => size_of::<SeriesArgs>(),
             kernel if kernel.starts_with("network") => size_of::<DenseArgs>(),
-            _ => size_of::<ValidityArgs>(),
+            _ => size_of::<ForestArgs>(),
         };
         // SAFETY: the kernel's arguments are as large, and all multiples of 8 bytes.
         let args = unsafe { std::slice::from_raw_parts(args.cast::<u64>(), size / 8) }.to_vec();

@@ -7,6 +7,9 @@ use std::time::Duration;
 use arrow::array::Float32Array;
 use engram_models::clock::Monotonic;
 use engram_models::device::{Device, DeviceError, PlainDevice, is_same};
+use engram_models::gpu::nearest::Matrix;
+use engram_models::gpu::plain::{self, Detector};
+use engram_models::gpu::series::{Batch, Method, States};
 use engram_models::gpu::{GpuDevice, Settings};
 use engram_models::{Kind, Model};
 use rand::rngs::StdRng;
@@ -150,6 +153,67 @@ fn slots_beyond_the_limit_are_no_device() {
 }
 
 #[test]
+fn the_nearest_rows_of_a_matrix_are_the_reference_s() {
+    let Some((device, _)) = device(settings()) else { return };
+    let slots = device.memory().used;
+    for seed in 0..6 {
+        let random = &mut StdRng::seed_from_u64(seed);
+        let (rows, width, k) =
+            (random.random_range(1..15_000), random.random_range(1..40), random.random_range(1..200));
+        let mut values =
+            |count: usize| (0..count).map(|_| f32::from(random.random_range(-2..3_i8))).collect::<Vec<_>>();
+        let (values, queries) = (values(rows * width), values(19 * width));
+        let mut matrix = Matrix::new(&device, &values, width, 200).expect("it has room");
+        let nearest = matrix.nearest(&queries, k).expect("it finds");
+        assert_eq!(nearest.len(), 19);
+        for (near, query) in nearest.iter().zip(queries.chunks_exact(width)) {
+            let near: Vec<_> = near.iter().map(|near| (near.row, near.distance)).collect();
+            assert_eq!(near, plain::nearest(&values, query, k), "seed {seed}");
+        }
+    }
+    drop(device.load(&model(0)));
+    // Loading and unloading come after the last matrix's memory was freed.
+    drop(device.load(&model(0)).expect("it has room"));
+    assert!(device.memory().used - slots < 100_000);
+}
+
+#[test]
+fn states_of_series_are_kept_between_batches() {
+    let Some((device, control)) = device(settings()) else { return };
+    let detector = Detector { window: 12, warm_up: 5, alpha: 0.3, beta: 0.1, gamma: 0.2, deviation_min: 1e-3 };
+    let random = &mut StdRng::seed_from_u64(5);
+    let series: Vec<Vec<f32>> = (0..50).map(|_| (0..60).map(|_| random.random_range(-5.0..5.0)).collect()).collect();
+    for method in [Method::RobustZ, Method::WeightedMean, Method::HoltWinters] {
+        let mut states = States::new(&device, method, detector, 64).expect("it has room");
+        let mut scores = vec![Vec::new(); series.len()];
+        for start in (0..60).step_by(20) {
+            // Another order of the series in each batch.
+            let order: Vec<usize> = (0..series.len()).map(|at| (at * 7 + start) % series.len()).collect();
+            let values = order.iter().flat_map(|at| &series[*at][start..start + 20]).copied().collect();
+            let starts = (0..=order.len() as u32).map(|at| at * 20).collect();
+            let slots = order.iter().map(|at| *at as u32 + 3).collect();
+            let scored = states.score(Batch { values, starts, slots }).expect("it scores");
+            order.iter().zip(scored.chunks_exact(20)).for_each(|(at, scored)| scores[*at].extend(scored));
+        }
+        for (series, scores) in series.iter().zip(&scores) {
+            let expected = match method {
+                Method::RobustZ => detector.robust_z(series),
+                Method::WeightedMean => detector.weighted_mean(series),
+                Method::HoltWinters => detector.holt_winters(series),
+            };
+            assert!(is_same(scores, &expected), "{method:?}: {scores:?} {expected:?}");
+        }
+        let twice = Batch { values: vec![1.0, 2.0], starts: vec![0, 1, 2], slots: vec![4, 4] };
+        assert!(matches!(states.score(twice), Err(DeviceError::Unsupported(_))), "two series of one slot");
+        control.is_lost.store(true, Ordering::Relaxed);
+        let one = Batch { values: vec![1.0], starts: vec![0, 1], slots: vec![4] };
+        assert!(matches!(states.score(one.clone()), Err(DeviceError::Sticky(_))));
+        control.is_lost.store(false, Ordering::Relaxed);
+        assert_eq!(states.score(one), Err(DeviceError::Gone), "the states went with the device");
+    }
+}
+
+#[test]
 fn a_lost_device_is_started_anew_by_the_next_load() {
     let Some((device, control)) = device(settings()) else { return };
     let model = model(1);
@@ -160,10 +224,9 @@ fn a_lost_device_is_started_anew_by_the_next_load() {
     assert!(matches!(scorer.score(&batch), Err(DeviceError::Sticky(_))));
     assert!(matches!(device.load(&model).err(), Some(DeviceError::Sticky(_))), "it is lost still");
     control.is_lost.store(false, Ordering::Relaxed);
-    assert!(matches!(scorer.score(&batch), Err(DeviceError::Sticky(_))), "the model went with the device");
     let mut again = device.load(&model).expect("it is there again");
     assert!(is_same(&again.score(&batch).expect("it scores"), &expected));
-    assert!(matches!(scorer.score(&batch), Err(DeviceError::Sticky(_))), "the model went with the device");
+    assert!(matches!(scorer.score(&batch), Err(DeviceError::Gone)), "the model went with the device");
 }
 
 #[test]
