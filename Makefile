@@ -106,7 +106,7 @@ kernels: $(KERNELS)/.venv/.done ## compile the GPU's kernels to PTX, which is co
 
 .PHONY: gpu-check
 gpu-check: ## on a host with a GPU: compare its margins with the CPU's, and measure both
-	cargo run --release -p engram-models --example gpu_check
+	cargo run --release -p engram-models --example gpu_check -- $(ARGS)
 
 .PHONY: clean
 clean: ## delete what was built here; data folders and compiled dependencies are kept

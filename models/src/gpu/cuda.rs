@@ -103,9 +103,8 @@ impl Cuda {
     /// Makes the context and all that is in it.
     fn start(&mut self) -> Result<(), DeviceError> {
         let mut context: CUcontext = std::ptr::null_mut();
-        // Whoever waits asks again and again, and shall not take a core from the kernel's own threads.
         let flags = sys::CUctx_flags::CU_CTX_SCHED_AUTO as u32;
-        // SAFETY: the device is one of the driver's.
+        // SAFETY: the device is one of the driver's. The context is current on this thread from here on.
         unsafe { sys::cuCtxCreate_v2(&raw mut context, flags, self.device) }
             .result()
             .map_err(|error| failed(&error))?;
@@ -233,13 +232,20 @@ impl Context {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// With the context current on this thread; false if there is none.
+    /// With the context current on this thread, which has its own again afterwards; false if there is none.
     fn with(&self, call: impl FnOnce() -> bool) -> bool {
         // SUBTLE: held throughout, so that the context is not destroyed meanwhile.
         let handle = self.lock();
         let context = *handle as CUcontext;
         // SAFETY: it is the context that `start` made last, and `stop` has not destroyed it.
-        !context.is_null() && unsafe { result::ctx::set_current(context) }.is_ok() && call()
+        if context.is_null() || unsafe { sys::cuCtxPushCurrent_v2(context) }.result().is_err() {
+            return false;
+        }
+        let done = call();
+        let mut popped: CUcontext = std::ptr::null_mut();
+        // SAFETY: it is the one that was pushed.
+        let _ = unsafe { sys::cuCtxPopCurrent_v2(&raw mut popped) };
+        done
     }
 }
 

@@ -195,11 +195,21 @@ impl Drop for GpuScorer {
 
 impl Drop for GpuDevice {
     fn drop(&mut self) {
-        // Scorers may live on: the thread ends with the last of them, and is not waited for.
+        // Scorers may live on, and the thread with them; otherwise it ends now. It is waited for a little, since a driver that is
+        // closed while the process ends may crash it.
         self.requests = None;
-        drop(self.thread.take());
+        let Some(thread) = self.thread.take() else { return };
+        for _ in 0..ENDING_MS_MAX {
+            if thread.is_finished() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
+
+/// How long a device that is dropped is waited for.
+const ENDING_MS_MAX: u32 = 200;
 
 /// Asks and waits. The thread itself may hang within the driver, so whoever waits has a limit of their own: each of the queue's
 /// requests, and this one, may take the timeout, but a device that gives no sign for twice as long is taken for hanging.
