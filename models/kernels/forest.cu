@@ -6,7 +6,7 @@
 
 template <class Node, class Sum>
 __device__ __forceinline__ void run_forest(const ForestArgs &args) {
-    extern __shared__ uint4 shared[];
+    DYNAMIC_SHARED(uint4, shared);
     Node *staged = (Node *)shared;
     u32 first = blockIdx.x * blockDim.x + threadIdx.x;
     u32 step = gridDim.x * blockDim.x;

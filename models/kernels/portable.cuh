@@ -7,6 +7,8 @@
 
 #ifdef __CUDACC__
 #define ENGRAM_INLINE __device__ __forceinline__
+// Shared memory whose size the launch says.
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
@@ -32,6 +34,7 @@ ENGRAM_INLINE float below(float a) { return floorf(a); }
 #include <cstdint>
 #include <cstring>
 #define ENGRAM_INLINE static inline
+#define DYNAMIC_SHARED(type, name) static type name[(16 << 10) / sizeof(type)]
 typedef uint32_t u32;
 typedef uint64_t u64;
 

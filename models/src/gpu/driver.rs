@@ -1,7 +1,7 @@
 //! What is asked of a GPU's driver, and nothing else: memory, copies, kernels, and whether they are done.
 //!
-//! `cuda` implements it. A test implements it on the host with the kernels' bodies compiled as C++, so that all that stands
-//! above it runs without a GPU.
+//! `cuda` implements it. A test implements it on the host, with the kernels compiled as C++, so that all that stands above it
+//! runs without a GPU.
 
 use std::ffi::c_void;
 

@@ -8,8 +8,8 @@
 //!         -> slot: upload, kernels, download of a chunk of rows while the others' go on -> margins
 //! ```
 //!
-//! INVARIANT: margins are the reference's, bit for bit. The kernels' bodies and everything but `cuda` are compared with it
-//! where there is no GPU; the rest is compared by whoever puts a model into service (`guard`).
+//! INVARIANT: margins are the reference's, bit for bit. The kernels and everything but `cuda` are compared with it where there
+//! is no GPU; the rest is compared by whoever puts a model into service (`guard`).
 
 pub mod abi;
 mod accounts;

@@ -1,17 +1,19 @@
-//! A driver whose device is the host: the kernels' bodies compiled as C++, and streams that do what they are asked as late as
+//! A driver whose device is the host: the kernels compiled as C++, blocks and threads and all, and streams that do what they are asked as late as
 //! they may, so that memory which is used again too early shows.
 
 use std::collections::{HashMap, VecDeque};
-use std::ffi::c_void;
+use std::ffi::{CString, c_char, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use engram_models::device::DeviceError;
 use engram_models::gpu::abi::{DenseArgs, ForestArgs, NearestArgs, NormsArgs, SeriesArgs, TopArgs, ValidityArgs};
 use engram_models::gpu::driver::{Driver, Launch, STREAMS};
 use engram_models::gpu::pinned::Pin;
 use libloading::Library;
+
+use crate::logic::compile;
 
 /// What the test decides, and sees, while the device works.
 #[derive(Default)]
@@ -31,7 +33,6 @@ pub struct Control {
 }
 
 pub struct HostDriver {
-    host: &'static Library,
     control: Arc<Control>,
     memory: HashMap<u64, Vec<u128>>,
     streams: [VecDeque<Work>; STREAMS],
@@ -39,10 +40,26 @@ pub struct HostDriver {
     asked: [u32; STREAMS],
 }
 
+/// The kernels, if there is a compiler. The lock: they run on memory of their own.
+pub static EMULATED: LazyLock<Option<Mutex<Library>>> = LazyLock::new(|| compile("emulate.cpp").map(Mutex::new));
+
+fn emulate(launch: &Launch, args: &[u64]) {
+    let library = EMULATED.as_ref().expect("a test that gets here has one");
+    let library = library.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = CString::new(launch.kernel).expect("names have no zero byte");
+    // SAFETY: the kernel takes a pointer to its arguments, which were copied whole; the memory that they name is allocated.
+    let status = unsafe {
+        type Emulate = unsafe extern "C" fn(*const c_char, u32, u32, u32, u32, *const c_void) -> i32;
+        let emulate = library.get::<Emulate>("emulate").expect("it is there");
+        emulate(name.as_ptr(), launch.grid.0, launch.grid.1, launch.threads, launch.shared, args.as_ptr().cast())
+    };
+    assert_eq!(status, 0, "a GPU would refuse {launch:?}");
+}
+
 enum Work {
     Upload { to: u64, from: *const u8, bytes: usize },
     Download { to: *mut u8, from: u64, bytes: usize },
-    Launch { kernel: &'static str, args: Vec<u64> },
+    Launch { launch: Launch, args: Vec<u64> },
 }
 
 /// Says that all is pinned.
@@ -57,8 +74,8 @@ impl Pin for AllPinned {
 }
 
 impl HostDriver {
-    pub fn new(host: &'static Library, control: Arc<Control>) -> Self {
-        Self { host, control, memory: HashMap::new(), streams: Default::default(), asked: [0; STREAMS] }
+    pub fn new(control: Arc<Control>) -> Self {
+        Self { control, memory: HashMap::new(), streams: Default::default(), asked: [0; STREAMS] }
     }
 
     fn check(&self) -> Result<(), DeviceError> {
@@ -86,14 +103,9 @@ impl HostDriver {
                 self.room(*from, *bytes);
                 std::ptr::copy_nonoverlapping(*from as *const u8, *to, *bytes);
             },
-            Work::Launch { kernel, args } => {
-                self.control.kernels.lock().unwrap_or_else(PoisonError::into_inner).push(kernel);
-                // SAFETY: the kernel takes a pointer to its arguments, which were copied whole.
-                unsafe {
-                    let kernel =
-                        self.host.get::<unsafe extern "C" fn(*const c_void)>(*kernel).expect("the kernel is there");
-                    kernel(args.as_ptr().cast());
-                }
+            Work::Launch { launch, args } => {
+                self.control.kernels.lock().unwrap_or_else(PoisonError::into_inner).push(launch.kernel);
+                emulate(launch, args);
             }
         }
     }
@@ -157,7 +169,7 @@ impl Driver for HostDriver {
         };
         // SAFETY: the kernel's arguments are as large, and all multiples of 8 bytes.
         let args = unsafe { std::slice::from_raw_parts(args.cast::<u64>(), size / 8) }.to_vec();
-        self.push(stream, Work::Launch { kernel: launch.kernel, args })
+        self.push(stream, Work::Launch { launch: *launch, args })
     }
 
     fn end(&mut self, stream: usize) -> Result<(), DeviceError> {

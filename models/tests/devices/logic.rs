@@ -19,24 +19,28 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::random;
 
-/// The kernels as a library of the host, if there is a compiler.
-pub static HOST: LazyLock<Option<Library>> = LazyLock::new(|| {
-    let compiler = ["c++", "g++", "clang++"]
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()));
-    let Some(compiler) = compiler else {
+/// The kernels' bodies as a library of the host, if there is a compiler.
+static HOST: LazyLock<Option<Library>> = LazyLock::new(|| compile("host.cpp"));
+
+/// Compiles a source of the kernels' folder and loads it, if there is a compiler.
+pub fn compile(source: &str) -> Option<Library> {
+    let is_there =
+        |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    let Some(compiler) = ["c++", "g++", "clang++"].into_iter().find(is_there) else {
         println!("skipped: there is no C++ compiler: install g++ or clang++");
         return None;
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let library = folder.path().join("kernels.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/host.cpp");
-    let options = ["-std=c++17", "-shared", "-fPIC", "-O1", "-ffp-contract=off", "-o"];
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(source);
+    // Two such libraries export the same names.
+    let options =
+        ["-std=c++17", "-shared", "-fPIC", "-O1", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-Wl,-Bsymbolic", "-o"];
     let output = Command::new(compiler).args(options).arg(&library).arg(source).output().expect("the compiler runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // SAFETY: it is what was just compiled, and has no initializers.
+    // SAFETY: it is what was just compiled, and its initializers only make containers.
     Some(unsafe { Library::new(&library) }.expect("what was compiled can be loaded"))
-});
+}
 
 /// Calls a kernel of one argument.
 fn call<Args>(host: &Library, kernel: &str, args: &Args) {
