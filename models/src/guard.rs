@@ -246,8 +246,9 @@ impl Guard {
             let Some(scorer) = self.gpu.as_mut().and_then(|gpu| gpu.scorer.as_mut()) else { break };
             match time(scorer.as_mut(), &batch, self.clock.as_ref()) {
                 Ok(time) => gpu.push((rows, time)),
-                // Nothing would be sent to a device of which nothing is known: it is measured after the next probe.
-                Err(error) if gpu.is_empty() => {
+                // One point tells nothing of larger batches, for which a GPU is there: it is measured after the next probe.
+                Err(error) if gpu.len() < 2 => {
+                    gpu.clear();
                     self.fail_probe(Failure::Device(error));
                     break;
                 }

@@ -194,6 +194,16 @@ fn a_probe_that_gives_other_margins_keeps_it_open() {
 }
 
 #[test]
+fn a_device_that_fails_while_it_is_measured_is_measured_again() {
+    // The golden batch, twice the first size, then the second: one point would be a line through zero.
+    let (mut guard, _, clock) = guard(0, &[Act::Succeed, Act::Succeed, Act::Succeed, Act::OutOfMemory]);
+    assert_eq!(score(&mut guard, 50), (Place::Cpu, None));
+    clock.advance(Duration::from_secs(61));
+    score(&mut guard, 50);
+    assert_eq!(score(&mut guard, 50), (Place::Gpu, None));
+}
+
+#[test]
 fn a_checked_batch_that_is_wrong_is_not_given_out() {
     let (mut guard, gpu, _) = guard(1, &[]);
     gpu.plan([Act::Wrong]);
@@ -212,7 +222,7 @@ fn a_batch_that_does_not_fit_is_no_failure_of_the_device() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     /// One result for each batch, the reference's, whatever the device does; and the device comes back once it behaves.
     #[test]
