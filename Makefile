@@ -11,6 +11,7 @@ ENGRAM := $(CARGO_TARGET_DIR)/release/engram
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 VENV := tests/clients/.venv
+PEERS := models/tests/peers/.venv
 EDITORS := tests/clients/yjs/node_modules
 KERNELS := models/kernels
 KAFKA_DIR ?= .kafka
@@ -35,7 +36,7 @@ build: ## build the engram binary
 	@echo "built $(ENGRAM)"
 
 .PHONY: test
-test: setup kafka-fetch $(VENV)/.done $(EDITORS)/.done $(KERNELS)/.venv/.done ## run all tests; ARGS goes to `cargo test`
+test: setup kafka-fetch $(VENV)/.done $(PEERS)/.done $(EDITORS)/.done $(KERNELS)/.venv/.done ## run all tests; ARGS goes to `cargo test`
 	@deploy/run-tests.sh $(ARGS)
 
 .PHONY: check
@@ -86,6 +87,11 @@ bench-codec: ## measure reading and writing events by row and by column
 	@deploy/setup.sh build
 	cargo bench --workspace --bench codec
 
+.PHONY: bench-models
+bench-models: ## measure the scoring of forests beside XGBoost, LightGBM, lleaves and ONNX Runtime
+	@deploy/setup.sh build
+	@models/benches/run.sh
+
 .PHONY: soak
 soak: setup kafka-fetch $(EDITORS)/.done ## the long form of the tests: up to 5 million events; ARGS goes to them
 	ENGRAM_SOAK=1 KAFKA_HEAP=1g cargo test --release --workspace --test exactly_once --test replay --test take_over --test under_fire -- --nocapture $(ARGS)
@@ -110,8 +116,8 @@ gpu-check: ## on a host with a GPU: compare its margins with the CPU's, and meas
 
 .PHONY: clean
 clean: ## delete what was built here; data folders and compiled dependencies are kept
-	cargo clean --release -p engram -p engram-schemas -p engram-pipeline -p engram-processors -p engram-connectors -p engram-simulation
-	rm -rf $(VENV) $(EDITORS) $(KERNELS)/.venv deploy/kafka/target
+	cargo clean --release -p engram -p engram-schemas -p engram-pipeline -p engram-models -p engram-processors -p engram-connectors -p engram-simulation
+	rm -rf $(VENV) $(PEERS) $(EDITORS) $(KERNELS)/.venv deploy/kafka/target
 
 $(CARGO_DENY):
 	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)
@@ -119,6 +125,11 @@ $(CARGO_DENY):
 $(VENV)/.done: tests/clients/requirements.txt
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	@touch $@
+
+$(PEERS)/.done: models/tests/peers/requirements.txt
+	python3 -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r models/tests/peers/requirements.txt
 	@touch $@
 
 $(KERNELS)/.venv/.done: $(KERNELS)/requirements.txt

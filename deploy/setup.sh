@@ -2,8 +2,8 @@
 # Installs what this machine lacks (Debian, Ubuntu), or says what to install (elsewhere).
 #
 #   setup.sh build    to build and run Engram: a C++ compiler, cmake, libclang, and the headers of curl, OpenSSL and zlib
-#   setup.sh all      the tests too: Java and Maven (Apache Kafka), Python with venv (Confluent's client), Node 18 or later
-#                     with npm (Yjs editors)
+#   setup.sh all      the tests too: Java and Maven (Apache Kafka), Python with venv (Confluent's client, and the libraries that
+#                     models are compared with), Node 18 or later with npm (Yjs editors)
 #
 # Each need is looked for by what it provides, not by a package's name, so that any way of installing it will do.
 set -euo pipefail

@@ -83,8 +83,44 @@ pub enum Command {
     DeadLetters(DeadLetters),
     /// Let a service begin anew: forgets its positions, stores, changelog and outputs
     Reset(Reset),
+    /// Scores of a file's rows by a model, without a log
+    Score(Score),
     /// Measure
     Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+pub struct Score {
+    /// XGBoost JSON or UBJSON, LightGBM text, a Treelite checkpoint (version 4), or ONNX
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Rows: .csv, .parquet or .arrow
+    ///
+    /// Columns are found by name or, where the model or the file has no names, taken as they come. What is missing is an empty
+    /// cell or NaN in CSV, and null elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Scores: .csv, .parquet or .arrow
+    ///
+    /// A column score, or score_0, score_1, .. for several classes: what the model's own library predicts.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    pub device: Device,
+    /// Write the margins, too: the sums before the link function
+    #[arg(long)]
+    pub margin: bool,
+    /// Threads; as many as there are cores by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The faster one
+    Auto,
+    Cpu,
+    Gpu,
 }
 
 #[derive(Debug, Args)]

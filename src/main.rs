@@ -16,6 +16,7 @@ mod past;
 mod queries;
 mod reading;
 mod steps;
+mod tables;
 mod telemetry;
 mod values;
 mod wire;

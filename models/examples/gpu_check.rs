@@ -15,24 +15,25 @@ use std::time::{Duration, Instant};
 use arrow::array::Float32Array;
 use cudarc::driver::result;
 use engram_models::clock::Monotonic;
-use engram_models::device::{Device, DeviceError, PlainDevice, is_same};
+use engram_models::device::{CpuDevice, Device, DeviceError, PlainDevice, is_same};
 use engram_models::forest::{Combine, Leaves, Missing, Node, Split, Test, Tree};
 use engram_models::gpu::cuda::{self, Cuda};
 use engram_models::gpu::driver::Driver;
 use engram_models::gpu::nearest::Matrix;
 use engram_models::gpu::program::Program;
-use engram_models::gpu::{GpuDevice, Settings, plain};
+use engram_models::gpu::{GpuDevice, Settings};
 use engram_models::link::Precision;
 use engram_models::network::{Activation, Layer};
+use engram_models::similarity::{Neighbor, Vectors, lengths};
 use engram_models::{Forest, Kind, Link, Model, Network};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 /// Random models that are compared.
 const COMPARED: u64 = 300;
-/// Rows of a batch that is measured, and of one that the reference is measured with.
+/// Rows of a batch that is measured, and of one that the CPU is measured with.
 const ROWS: usize = 1 << 20;
-const REFERENCE_ROWS: usize = 1 << 12;
+const CPU_ROWS: usize = 1 << 16;
 /// How often each is measured; the median counts.
 const TIMES: usize = 9;
 const FEATURES: usize = 28;
@@ -62,9 +63,10 @@ fn check((major, minor): (i32, i32), sources: Option<PathBuf>) -> Result<(), Dev
     let device = cuda::open(0, settings, Arc::new(Monotonic::default()), sources.clone())?;
     println!("device   {}, {} MiB, driver for CUDA {major}.{minor}", device.name(), device.memory().limit >> 20);
     compare(&device)?;
+    compare_nearest(&device)?;
     let mut driver = Cuda::open(0, sources)?;
     ceilings(&device, &mut driver)?;
-    println!("\n{:<24}{:>18}{:>18}{:>18}", "rows a second", "kernels alone", "end to end", "reference, 1 core");
+    println!("\n{:<24}{:>18}{:>18}{:>18}", "rows a second", "kernels alone", "end to end", "CPU, 1 core");
     for (name, model) in models() {
         measure(name, &model, &device, &mut driver)?;
     }
@@ -136,11 +138,11 @@ fn measure(name: &str, model: &Model, device: &GpuDevice, driver: &mut Cuda) -> 
     let mut scorer = device.load(model)?;
     scorer.score(&batch)?;
     let whole = median(|| scorer.score(&batch).map(drop))?;
-    let few: Vec<Float32Array> = batch.iter().map(|column| column.slice(0, REFERENCE_ROWS)).collect();
-    let mut reference = PlainDevice.load(model)?;
-    let alone = median(|| reference.score(&few).map(drop))?;
+    let few: Vec<Float32Array> = batch.iter().map(|column| column.slice(0, CPU_ROWS)).collect();
+    let mut cpu = CpuDevice::new(1).load(model)?;
+    let alone = median(|| cpu.score(&few).map(drop))?;
     let rate = |rows: usize, time: Duration| rows as f64 / time.as_secs_f64();
-    println!("{name:<24}{:>18.0}{:>18.0}{:>18.0}", kernels, rate(ROWS, whole), rate(REFERENCE_ROWS, alone));
+    println!("{name:<24}{:>18.0}{:>18.0}{:>18.0}", kernels, rate(ROWS, whole), rate(CPU_ROWS, alone));
     Ok(())
 }
 
@@ -173,6 +175,31 @@ fn kernels_alone(model: &Model, columns: &[Vec<f32>], driver: &mut Cuda) -> Resu
     Ok(ROWS as f64 / time.as_secs_f64())
 }
 
+/// Whether the nearest rows are those of the CPU.
+fn compare_nearest(device: &GpuDevice) -> Result<(), DeviceError> {
+    for seed in 0..COMPARED / 10 {
+        let random = &mut StdRng::seed_from_u64(seed);
+        let (rows, width, k) =
+            (random.random_range(1..20_000), random.random_range(1..200), random.random_range(1..200));
+        let (values, queries) = (random::vectors(rows, width, random), random::vectors(9, width, random));
+        let found = Matrix::new(device, &values, width, k)?.nearest(&queries, k)?;
+        let of_rows = lengths(&values, width);
+        for (found, query) in found.into_iter().zip(queries.chunks_exact(width)) {
+            if random::bits(found) != random::bits(on_cpu(&values, &of_rows, query, k)?) {
+                println!("WRONG    the nearest rows of random matrix {seed} are not the CPU's");
+                std::process::exit(1);
+            }
+        }
+    }
+    println!("nearest  rows of {} random matrices are the CPU's, bit for bit", COMPARED / 10);
+    Ok(())
+}
+
+fn on_cpu(values: &[f32], of_rows: &[f32], query: &[f32], k: usize) -> Result<Vec<Neighbor>, DeviceError> {
+    let found = Vectors::new(values, query.len(), of_rows).and_then(|vectors| vectors.nearest(query, k));
+    found.map_err(|error| DeviceError::Unsupported(error.to_string()))
+}
+
 /// Eight queries among a million rows of 128.
 fn nearest(device: &GpuDevice) -> Result<(), DeviceError> {
     const WIDTH: usize = 128;
@@ -180,25 +207,15 @@ fn nearest(device: &GpuDevice) -> Result<(), DeviceError> {
     let mut values = |count: usize| (0..count).map(|_| random.random_range(-1.0..1.0)).collect::<Vec<f32>>();
     let (values, queries) = (values(ROWS * WIDTH), values(8 * WIDTH));
     let mut matrix = Matrix::new(device, &values, WIDTH, 100)?;
-    let found = matrix.nearest(&queries, 10)?;
-    for (found, query) in found.iter().zip(queries.chunks_exact(WIDTH)).take(2) {
-        let found: Vec<_> = found.iter().map(|near| (near.row, near.distance)).collect();
-        if found != plain::nearest(&values, query, 10) {
-            println!("WRONG    the nearest rows are not the reference's");
-            std::process::exit(1);
-        }
-    }
+    let of_rows = lengths(&values, WIDTH);
     let whole = median(|| matrix.nearest(&queries, 10).map(drop))?;
-    let alone = median(|| {
-        std::hint::black_box(plain::nearest(&values[..REFERENCE_ROWS * WIDTH], &queries[..WIDTH], 10));
-        Ok(())
-    })?;
+    let alone = median(|| on_cpu(&values, &of_rows, &queries[..WIDTH], 10).map(drop))?;
     println!(
         "{:<24}{:>18}{:>18.0}{:>18.0}",
         "nearest 10, 128 wide",
         "",
         8.0 * ROWS as f64 / whole.as_secs_f64(),
-        REFERENCE_ROWS as f64 / alone.as_secs_f64()
+        ROWS as f64 / alone.as_secs_f64()
     );
     Ok(())
 }

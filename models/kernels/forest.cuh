@@ -18,6 +18,10 @@ static constexpr u32 MISSING_NAN_IS_ZERO = 2;
 static constexpr u32 TEST_LESS = 0;
 static constexpr u32 TEST_EQUAL = 1;
 static constexpr u32 TEST_IN = 2;
+// Which category a value is that is not whole: `forest::Category`.
+static constexpr u32 CATEGORY_FLOOR = 0;
+static constexpr u32 CATEGORY_TRUNCATED = 1;
+static constexpr u32 CATEGORY_WHOLE = 2;
 // No tree's output.
 static constexpr u32 NO_OUTPUT = 0xffffffffu;
 // Bits of `ForestArgs::flags`.
@@ -36,7 +40,7 @@ struct alignas(8) CompactNode {
 };
 
 // Any node. `value`: the threshold, where the set's words start (the word before them is their count), or the leaf's number.
-// `flags`: 0-1 the test, 2-3 missing, 4 missing goes left, 5 is a leaf.
+// `flags`: 0-1 the test, 2-3 missing, 4 missing goes left, 5 is a leaf, 6-7 the category.
 struct alignas(16) GeneralNode {
     u32 value;
     u32 feature;
@@ -70,7 +74,8 @@ struct ForestArgs {
     const Grove *groves;
     const void *leaves;
     const u32 *sets;
-    const void *base;
+    // In f64, whatever the forest's precision: see `end_row`.
+    const double *base;
     u64 stride;
     double divisor;
     u32 rows;
@@ -81,43 +86,53 @@ struct ForestArgs {
     u32 flags;
 };
 
-ENGRAM_INLINE bool goes_left(float x, u32 missing, bool default_left, u32 test, u32 value, const u32 *sets) {
+// Whether a value is a member of the set at `set`, whose count of words stands before it.
+ENGRAM_INLINE bool is_member(float x, u32 category, const u32 *set) {
+    float whole = category == CATEGORY_FLOOR ? below(x) : cut(x);
+    if (category == CATEGORY_WHOLE && whole != x) {
+        return false;
+    }
+    if (!(whole >= 0.0f && whole < mul((float)set[-1], 32.0f))) {
+        return false;
+    }
+    // A set has 2^24 words at most, so that the product above is exact and this is within it.
+    u32 number = (u32)whole;
+    return (set[number / 32] >> (number % 32) & 1u) != 0;
+}
+
+// Whether a value is missing. Where NaN counts as zero it becomes that.
+ENGRAM_INLINE bool is_missing(float &x, u32 missing) {
     bool is_nan = x != x;
     if (missing != MISSING_NAN_IS_ZERO) {
         if (is_nan || (missing == MISSING_NAN_OR_ZERO && magnitude(x) <= ZERO_MAX)) {
-            return default_left;
+            return true;
         }
     } else if (is_nan) {
         x = 0.0f;
     }
-    if (test == TEST_LESS) {
-        return x < as_float(value);
-    }
-    if (test == TEST_EQUAL) {
-        return x == as_float(value);
-    }
-    float category = cut(x);
-    u32 words = sets[value - 1];
-    if (!(category >= 0.0f && category < mul((float)words, 32.0f))) {
-        return false;
-    }
-    // As wide as the reference's: of the largest sets the product above is rounded.
-    u64 number = (u64)category;
-    return (sets[value + number / 32] >> (number % 32) & 1u) != 0;
+    return false;
 }
 
 ENGRAM_INLINE bool is_leaf(const CompactNode &node) { return node.packed >> 31 != 0; }
 ENGRAM_INLINE bool is_leaf(const GeneralNode &node) { return (node.flags >> 5 & 1u) != 0; }
 
-ENGRAM_INLINE u32 next(const CompactNode &node, const float *row, u64 stride, u32 missing, const u32 *sets) {
+ENGRAM_INLINE u32 next(const CompactNode &node, const float *row, u64 stride, u32 missing, const u32 *) {
     float x = row[(node.packed >> 18 & 0xfffu) * stride];
-    bool left = goes_left(x, missing, (node.packed >> 30 & 1u) != 0, TEST_LESS, node.value, sets);
+    bool left = is_missing(x, missing) ? (node.packed >> 30 & 1u) != 0 : x < as_float(node.value);
     return (node.packed & 0x3ffffu) + (left ? 0u : 1u);
 }
 
 ENGRAM_INLINE u32 next(const GeneralNode &node, const float *row, u64 stride, u32, const u32 *sets) {
     float x = row[node.feature * stride];
-    bool left = goes_left(x, node.flags >> 2 & 3u, (node.flags >> 4 & 1u) != 0, node.flags & 3u, node.value, sets);
+    u32 test = node.flags & 3u;
+    bool left;
+    if (is_missing(x, node.flags >> 2 & 3u)) {
+        left = (node.flags >> 4 & 1u) != 0;
+    } else if (test == TEST_IN) {
+        left = is_member(x, node.flags >> 6 & 3u, sets + node.value);
+    } else {
+        left = test == TEST_LESS ? x < as_float(node.value) : x == as_float(node.value);
+    }
     return node.left + (left ? 0u : 1u);
 }
 
@@ -144,7 +159,7 @@ template <class Sum>
 ENGRAM_INLINE void start_row(const ForestArgs &args, u32 row) {
     Sum *margins = (Sum *)args.margins + row;
     for (u32 output = 0; output < args.outputs; output++) {
-        margins[output * args.stride] = args.flags & FOREST_BASE_LAST ? (Sum)0 : ((const Sum *)args.base)[output];
+        margins[output * args.stride] = args.flags & FOREST_BASE_LAST ? (Sum)0 : (Sum)args.base[output];
     }
 }
 
@@ -182,14 +197,14 @@ ENGRAM_INLINE void add_grove(const ForestArgs &args, const Grove &grove, const N
     }
 }
 
-// What becomes of a row's margins after the last tree.
+// What becomes of a row's margins after the last tree. A base that comes last is added in f64; then the margin is rounded.
 template <class Sum>
 ENGRAM_INLINE void end_row(const ForestArgs &args, u32 row) {
     Sum *margins = (Sum *)args.margins + row;
     for (u32 output = 0; output < args.outputs; output++) {
         Sum sum = margins[output * args.stride];
         if (args.flags & FOREST_BASE_LAST) {
-            sum = add(div(sum, (Sum)args.divisor), ((const Sum *)args.base)[output]);
+            sum = (Sum)add((double)div(sum, (Sum)args.divisor), args.base[output]);
         }
         margins[output * args.stride] = canonical(sum);
     }

@@ -40,6 +40,14 @@ extern "C" void network_dense(const DenseArgs *args) {
     }
 }
 
+extern "C" void network_scale(const DenseArgs *args) {
+    for (u32 row = 0; row < args->rows; row++) {
+        for (u32 column = 0; column < args->inputs; column++) {
+            scale(*args, row, column);
+        }
+    }
+}
+
 extern "C" void network_activation(const DenseArgs *args) {
     for (u32 row = 0; row < args->rows; row++) {
         for (u32 column = 0; column < args->inputs; column++) {
@@ -69,21 +77,21 @@ static float dot_of(const float *a, const float *b, u32 width) {
     return sums[0];
 }
 
-extern "C" void nearest_norms(const NormsArgs *args) {
+extern "C" void nearest_lengths(const LengthsArgs *args) {
     for (u32 row = 0; row < args->rows; row++) {
         const float *values = args->matrix + (u64)row * args->width;
-        args->norms[row] = root(dot_of(values, values, args->width));
+        args->lengths[row] = root(dot_of(values, values, args->width));
     }
 }
 
 extern "C" void nearest_keys(const NearestArgs *args) {
     for (u32 number = 0; number < args->queries_count; number++) {
         const float *query = args->queries + (u64)number * args->width;
-        float norm = root(dot_of(query, query, args->width));
+        float length = root(dot_of(query, query, args->width));
         for (u32 row = 0; row < args->rows; row++) {
             float dot = dot_of(query, args->matrix + (u64)row * args->width, args->width);
-            float distance = cosine_distance(dot, norm, args->norms[row]);
-            args->keys[(u64)number * args->rows + row] = key_of(distance, args->row_first + row);
+            float similarity = cosine(dot, length, args->lengths[row]);
+            args->keys[(u64)number * args->rows + row] = key_of(similarity, args->row_first + row);
         }
     }
 }
@@ -131,6 +139,6 @@ extern "C" float activate_of(float x, u32 kind, float alpha) { return activate(x
 // For the test that the structures are laid out as Rust has them.
 extern "C" u64 size_of_args(u32 which) {
     const u64 sizes[] = {sizeof(ForestArgs), sizeof(DenseArgs), sizeof(ValidityArgs),
-                         sizeof(NormsArgs), sizeof(NearestArgs), sizeof(TopArgs), sizeof(SeriesArgs)};
+                         sizeof(LengthsArgs), sizeof(NearestArgs), sizeof(TopArgs), sizeof(SeriesArgs)};
     return sizes[which];
 }

@@ -14,14 +14,14 @@ __device__ __forceinline__ float fold(float sum) {
     return sum;
 }
 
-// |row| of each row, to `norms`.
-extern "C" __global__ void __launch_bounds__(NEAREST_THREADS) nearest_norms(NormsArgs args) {
+// The length of each row.
+extern "C" __global__ void __launch_bounds__(NEAREST_THREADS) nearest_lengths(LengthsArgs args) {
     u64 row = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
     u32 lane = threadIdx.x % LANES;
     const float *values = args.matrix + row * args.width;
     float sum = fold(row < args.rows ? partial_sum(values, values, args.width, lane) : 0.0f);
     if (row < args.rows && lane == 0) {
-        args.norms[row] = root(sum);
+        args.lengths[row] = root(sum);
     }
 }
 
@@ -52,10 +52,10 @@ extern "C" __global__ void __launch_bounds__(NEAREST_THREADS) nearest_keys(Neare
 #pragma unroll
     for (u32 at = 0; at < NEAREST_QUERIES; at++) {
         float dot = fold(dots[at]);
-        float norm = root(fold(squares[at]));
+        float length = root(fold(squares[at]));
         if (is_row && lane == 0 && first + at < args.queries_count) {
-            float distance = cosine_distance(dot, norm, args.norms[row]);
-            args.keys[(u64)(first + at) * args.rows + row] = key_of(distance, args.row_first + (u32)row);
+            float similarity = cosine(dot, length, args.lengths[row]);
+            args.keys[(u64)(first + at) * args.rows + row] = key_of(similarity, args.row_first + (u32)row);
         }
     }
 }

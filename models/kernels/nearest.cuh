@@ -1,7 +1,8 @@
-// Cosine distances between queries and the rows of a matrix, and the k least of them.
+// Cosine similarities of queries and the rows of a matrix, and the k most similar rows.
 //
-// INVARIANT: a dot product is 16 partial sums, the j-th of the products j, j + 16, j + 32, .. from 0 on in this order, and then
-// a tree: j takes j + 8, then j + 4, j + 2, j + 1. Equal distances are ordered by row, the lower first.
+// INVARIANT: `models/src/similarity.rs` is the definition; similarities are its, bit for bit. A dot product is 16 partial sums,
+// the j-th of the products j, j + 16, j + 32, .. from 0 on in this order, and then a tree: j takes j + 8, then j + 4, j + 2,
+// j + 1. Equal similarities are ranked by row, the lower first.
 #pragma once
 #include "portable.cuh"
 
@@ -14,8 +15,8 @@ struct NearestArgs {
     // rows x width, row by row; so are the queries.
     const float *matrix;
     const float *queries;
-    // |row| of each row.
-    const float *norms;
+    // Of each row.
+    const float *lengths;
     // Query by query, a key for each row.
     u64 *keys;
     u32 rows;
@@ -25,9 +26,9 @@ struct NearestArgs {
     u32 row_first;
 };
 
-struct NormsArgs {
+struct LengthsArgs {
     const float *matrix;
-    float *norms;
+    float *lengths;
     u32 rows;
     u32 width;
 };
@@ -54,22 +55,17 @@ ENGRAM_INLINE float partial_sum(const float *a, const float *b, u32 width, u32 l
     return sum;
 }
 
-// 1 - a . b / (|a| |b|). What has no direction is as far from everything as what is at a right angle to it; what is not
-// comparable is farthest.
-ENGRAM_INLINE float cosine_distance(float dot, float norm_a, float norm_b) {
-    float product = mul(norm_a, norm_b);
-    if (product == 0.0f) {
-        return 1.0f;
-    }
-    float distance = sub(1.0f, div(dot, product));
-    return distance != distance ? as_float(0x7f800000u) : distance;
+// a . b / (|a| |b|). What is no number is 0, and so is -0, so that ranks need no more than their bits.
+ENGRAM_INLINE float cosine(float dot, float length_a, float length_b) {
+    float similarity = div(dot, mul(length_a, length_b));
+    return similarity != similarity ? 0.0f : add(similarity, 0.0f);
 }
 
-// Keys are ordered as (distance, row) are. -0 becomes 0: as distances they are equal.
-ENGRAM_INLINE u64 key_of(float distance, u32 row) {
-    u32 bits = as_bits(add(distance, 0.0f));
-    u32 ordered = bits >> 31 ? ~bits : bits | 0x80000000u;
-    return (u64)ordered << 32 | row;
+// The most similar has the least key, and of equals the lower row. No key is `NO_KEY`, which would be a NaN's.
+ENGRAM_INLINE u64 key_of(float similarity, u32 row) {
+    u32 bits = as_bits(similarity);
+    u32 rank = bits >> 31 ? bits : ~bits & 0x7fffffffu;
+    return (u64)rank << 32 | row;
 }
 
 // One step of a bitonic sort (Batcher, 1968): `pair` is one of SORT_KEYS / 2; after all steps of all sizes the keys ascend.

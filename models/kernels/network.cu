@@ -10,6 +10,15 @@ extern "C" __global__ void __launch_bounds__(256) network_dense(DenseArgs args) 
     }
 }
 
+extern "C" __global__ void __launch_bounds__(256) network_scale(DenseArgs args) {
+    u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (row < args.rows) {
+        for (u32 column = blockIdx.y; column < args.inputs; column += gridDim.y) {
+            scale(args, (u32)row, column);
+        }
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(256) network_activation(DenseArgs args) {
     u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (row < args.rows) {

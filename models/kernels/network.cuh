@@ -18,8 +18,9 @@ struct DenseArgs {
     // Columns, `stride` values apart; so are those of `y`.
     const float *x;
     float *y;
-    // outputs x inputs, row by row.
+    // outputs x inputs, row by row; of a scale, what each value is multiplied by.
     const float *weights;
+    // One for each output; of a scale, what is subtracted from each value before.
     const float *bias;
     u64 stride;
     u32 rows;
@@ -69,7 +70,14 @@ ENGRAM_INLINE void dense(const DenseArgs &args, u32 row, u32 first) {
     }
 }
 
-// An activation that follows no dense layer: of column `column`, `inputs` of them.
+// (x - offset) * scale, of column `column`, `inputs` of them.
+ENGRAM_INLINE void scale(const DenseArgs &args, u32 row, u32 column) {
+    float x = args.x[column * args.stride + row];
+    float y = mul(sub(x, args.bias[column]), args.weights[column]);
+    args.y[column * args.stride + row] = canonical(activate(y, args.activation, args.alpha));
+}
+
+// An activation that follows no other layer: of column `column`, `inputs` of them.
 ENGRAM_INLINE void activation(const DenseArgs &args, u32 row, u32 column) {
     float x = args.x[column * args.stride + row];
     args.y[column * args.stride + row] = canonical(activate(x, args.activation, args.alpha));

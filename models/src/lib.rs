@@ -10,6 +10,7 @@
 pub mod breaker;
 pub mod chooser;
 pub mod clock;
+pub mod cpu;
 pub mod device;
 pub mod error;
 pub mod forest;
@@ -20,6 +21,7 @@ pub mod guard;
 pub mod link;
 pub mod model;
 pub mod network;
+pub mod similarity;
 
 pub use error::ModelError;
 pub use forest::Forest;

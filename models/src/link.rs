@@ -1,5 +1,9 @@
 //! From a row's margins to its scores: what the peer's `predict` gives.
 
+mod post_transform;
+
+pub use post_transform::{Function, PostTransform};
+
 /// How scores are made of margins. A model of one margin has one score, unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Link {
@@ -23,6 +27,8 @@ pub enum Link {
     Step,
     /// 2^(-margin / c): an isolation forest's anomaly score of a mean path length. Liu, Ting, Zhou: "Isolation Forest" (2008).
     PathLength { c: f64 },
+    /// ONNX's.
+    PostTransform(PostTransform),
 }
 
 /// Whether sums and links are computed in f32 or f64, as the peer does.
@@ -35,7 +41,11 @@ pub enum Precision {
 impl Link {
     /// Scores of a row of so many margins.
     pub fn scores(self, margins: usize) -> usize {
-        if self == Self::ArgMax { 1 } else { margins }
+        match self {
+            Self::ArgMax => 1,
+            Self::PostTransform(transform) => transform.scores(margins),
+            _ => margins,
+        }
     }
 
     /// The scores of a row: `scores.len() == self.scores(margins.len())`.
@@ -51,7 +61,11 @@ impl Link {
             scores.iter_mut().zip(margins).for_each(|(score, margin)| *score = f64::from(link(*margin as f32)));
         };
         match self {
-            Self::Sigmoid { scale } => each(scores, &|margin| 1.0 / (1.0 + (-(scale as f32) * margin).exp())),
+            Self::Sigmoid { scale } => each(scores, &|margin| {
+                // XGBoost cuts the exponent off here, so that e to its power is finite and no score is zero.
+                let exponent = -(scale as f32) * margin;
+                1.0 / (1.0 + if exponent > 88.7 { 88.7_f32 } else { exponent }.exp())
+            }),
             Self::Exponential => each(scores, &f32::exp),
             Self::LogOnePlusExponential => each(scores, &|margin| margin.exp().ln_1p()),
             Self::SignedSquare => each(scores, &|margin| (margin * margin).copysign(margin)),
@@ -64,7 +78,7 @@ impl Link {
                 let sum = scores.iter().sum::<f64>() as f32;
                 scores.iter_mut().for_each(|score| *score = f64::from(*score as f32 / sum));
             }
-            Self::Identity | Self::ArgMax | Self::Step => self.apply_double(margins, scores),
+            Self::Identity | Self::ArgMax | Self::Step | Self::PostTransform(_) => self.apply_double(margins, scores),
         }
     }
 
@@ -96,6 +110,7 @@ impl Link {
                 }
                 scores[0] = largest as f64;
             }
+            Self::PostTransform(transform) => transform.apply(margins, scores),
         }
     }
 }

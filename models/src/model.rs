@@ -5,6 +5,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::ModelError;
 use crate::forest::Forest;
 use crate::format;
+use crate::link::{Link, Precision};
 use crate::network::Network;
 
 /// What computes the margins.
@@ -49,5 +50,35 @@ impl Model {
             Kind::Forest(forest) => forest.outputs,
             Kind::Network(network) => network.outputs(),
         }
+    }
+
+    /// Of its margins and scores.
+    pub fn precision(&self) -> Precision {
+        match &self.kind {
+            Kind::Forest(forest) => forest.precision,
+            Kind::Network(_) => Precision::Single,
+        }
+    }
+
+    pub fn link(&self) -> Link {
+        match &self.kind {
+            Kind::Forest(forest) => forest.link,
+            Kind::Network(network) => network.link,
+        }
+    }
+
+    /// Scores of a row.
+    pub fn scores_width(&self) -> usize {
+        self.link().scores(self.margins())
+    }
+
+    /// The scores of a batch's margins, row by row.
+    pub fn scores(&self, margins: &[f64]) -> Vec<f64> {
+        let (of_margins, of_scores) = (self.margins(), self.scores_width());
+        let mut scores = vec![0.0; margins.len() / of_margins * of_scores];
+        for (scores, margins) in scores.chunks_exact_mut(of_scores).zip(margins.chunks_exact(of_margins)) {
+            self.link().apply(self.precision(), margins, scores);
+        }
+        scores
     }
 }

@@ -13,6 +13,7 @@ mod produce;
 mod replay;
 mod reset;
 mod schemas;
+mod score;
 mod services;
 mod snapshot;
 mod state;
@@ -50,6 +51,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Fork(args) => fork::run(global, &args),
         Command::Bisect(args) => bisect::run(global, &args),
         Command::Reset(args) => reset::run(global, &args),
+        Command::Score(args) => score::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),
     }
 }

@@ -3,6 +3,7 @@
 //! INVARIANT: all devices' margins are those of the reference, bit for bit, where a NaN is any NaN. What a device cannot do so,
 //! it refuses to load.
 
+mod cpu;
 mod plain;
 
 use arrow::array::Float32Array;
@@ -10,6 +11,7 @@ use thiserror::Error;
 
 use crate::model::Model;
 
+pub use cpu::CpuDevice;
 pub use plain::PlainDevice;
 
 /// A CPU or a GPU.

@@ -3,7 +3,6 @@
 use arrow::array::{Array as _, Float32Array};
 
 use super::{Device, DeviceError, Memory, Scorer, rows_of};
-use crate::gpu::plain;
 use crate::model::{Kind, Model};
 
 /// The reference evaluation.
@@ -38,7 +37,7 @@ impl Scorer for PlainScorer {
             let row: Vec<f32> = columns.iter().map(|column| value(column, row)).collect();
             match &self.kind {
                 Kind::Forest(forest) => margins.extend(forest.margins(&row)),
-                Kind::Network(network) => margins.extend(plain::network(network, &row).into_iter().map(f64::from)),
+                Kind::Network(network) => margins.extend(network.margins(&row).into_iter().map(f64::from)),
             }
         }
         Ok(margins)

@@ -10,6 +10,8 @@ pub const NODES_MAX: usize = 1 << 28;
 /// Columns and margins of a row.
 pub const FEATURES_MAX: usize = 1 << 20;
 pub const OUTPUTS_MAX: usize = 1 << 16;
+/// Words of a category set: as many as an f32 counts without a gap.
+pub const WORDS_MAX: u32 = 1 << 24;
 
 impl Forest {
     /// Refuses what no device could run. `format` is for the message.
@@ -67,7 +69,9 @@ impl Forest {
                 Test::Less(threshold) | Test::Equal(threshold) if threshold.is_nan() => {
                     return Err(format!("the threshold of node {at} is not a number"));
                 }
-                Test::In { start, words } if start as usize + words as usize > tree.sets.len() => {
+                Test::In { start, words, .. }
+                    if start as usize + words as usize > tree.sets.len() || words > WORDS_MAX =>
+                {
                     return Err(format!("the categories of node {at} are not there"));
                 }
                 _ => {}

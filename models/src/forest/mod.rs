@@ -8,7 +8,7 @@ mod reference;
 
 use crate::link::{Link, Precision};
 
-pub use check::{DEPTH_MAX, NODES_MAX};
+pub use check::{DEPTH_MAX, FEATURES_MAX, NODES_MAX, OUTPUTS_MAX};
 
 /// Trees over columns of f32. A row's margins are `base` plus what its leaves give, tree by tree in this order.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +31,8 @@ pub struct Forest {
 pub enum Combine {
     /// base + leaf + leaf + ..
     BaseFirst,
-    /// (0 + leaf + leaf + ..) / divisor + base. The divisor is 1 for a plain sum, the number of trees for a mean.
+    /// (0 + leaf + leaf + ..) / divisor + base. The divisor is 1 for a plain sum, the number of trees for a mean. The base is
+    /// added in f64 and the margin then rounded to the precision, which for a base that is an f32 value is the same.
     BaseLast { divisor: f64 },
 }
 
@@ -40,7 +41,7 @@ pub enum Combine {
 pub struct Tree {
     pub nodes: Vec<Node>,
     pub leaves: Leaves,
-    /// Bits of the category sets, 32 to a word; `Test::In` names ranges of it.
+    /// Bits of the category sets, 32 to a word; `Test::In` and `Test::Member` name ranges of it.
     pub sets: Vec<u32>,
 }
 
@@ -79,15 +80,27 @@ pub enum Test {
     /// x < threshold. `x <= t` of a t in f64 is `Less(next_up(floor32(t)))`: see `Test::less_or_equal`.
     Less(f32),
     Equal(f32),
-    /// trunc(x) is a member of the set of `words` words from `start`. What is negative or beyond the set is no member.
+    /// x, made a category, is a member of the set of `words` words from `start`. What is below 0 or beyond the set is none.
     In {
         start: u32,
         words: u32,
+        category: Category,
     },
 }
 
-/// Which values of a feature are missing.
+/// Which category a value is that is not whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Category {
+    /// floor(x): XGBoost, Treelite.
+    Floor,
+    /// trunc(x), so that -1 < x < 0 is category 0: LightGBM's cast.
+    Truncated,
+    /// None: 2.5 is in no set. ONNX's BRANCH_MEMBER.
+    Whole,
+}
+
+/// Which values of a feature are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Missing {
     Nan,
     /// NaN, and what is as good as zero: |x| <= 1e-35. LightGBM's `zero_as_missing`.

@@ -1,6 +1,6 @@
 //! What a forest gives, written down as plainly as it can be: the definition that every device is compared with.
 
-use super::{Combine, Forest, Leaves, Missing, Node, Split, Test, Tree, ZERO_MAX};
+use super::{Category, Combine, Forest, Leaves, Missing, Node, Split, Test, Tree, ZERO_MAX};
 use crate::link::Precision;
 
 impl Forest {
@@ -14,8 +14,9 @@ impl Forest {
             Precision::Single => f64::from(a as f32 / b as f32),
             Precision::Double => a / b,
         };
+        let round = |sum: f64| if self.precision == Precision::Single { f64::from(sum as f32) } else { sum };
         let mut margins = match self.combine {
-            Combine::BaseFirst => self.base.clone(),
+            Combine::BaseFirst => self.base.iter().copied().map(round).collect(),
             Combine::BaseLast { .. } => vec![0.0; self.outputs],
         };
         for tree in &self.trees {
@@ -34,7 +35,7 @@ impl Forest {
         }
         if let Combine::BaseLast { divisor } = self.combine {
             for (margin, base) in margins.iter_mut().zip(&self.base) {
-                *margin = add(divide(*margin, divisor), *base);
+                *margin = round(divide(*margin, divisor) + base);
             }
         }
         margins
@@ -69,14 +70,22 @@ impl Split {
         match self.test {
             Test::Less(threshold) => value < threshold,
             Test::Equal(threshold) => value == threshold,
-            Test::In { start, words } => {
-                // A negative fraction is cut to zero, as C does.
-                let category = value.trunc();
-                category >= 0.0 && category < words as f32 * 32.0 && {
-                    let category = category as usize;
-                    sets[start as usize + category / 32] >> (category % 32) & 1 == 1
+            Test::In { start, words, category } => {
+                let set = &sets[start as usize..][..words as usize];
+                match category {
+                    Category::Floor => is_member(value.floor(), set),
+                    Category::Truncated => is_member(value.trunc(), set),
+                    Category::Whole => value.trunc() == value && is_member(value, set),
                 }
             }
         }
+    }
+}
+
+/// Whether a whole number is in a set. NaN and infinities are in none.
+fn is_member(category: f32, set: &[u32]) -> bool {
+    category >= 0.0 && category < set.len() as f32 * 32.0 && {
+        let category = category as usize;
+        set[category / 32] >> (category % 32) & 1 == 1
     }
 }

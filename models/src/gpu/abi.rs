@@ -11,8 +11,6 @@ pub const TOP_THREADS: u32 = 512;
 pub const NO_BITMAP: u32 = u32::MAX;
 /// `SORT_KEYS`: keys that one block of `nearest_top` sorts.
 pub const SORT_KEYS: usize = 4096;
-/// `LANES`: threads that share a row of `nearest_keys`.
-pub const LANES: usize = 16;
 /// `NEAREST_QUERIES`: queries of a thread.
 pub const NEAREST_QUERIES: usize = 8;
 /// `DENSE_OUTPUTS`: outputs of a thread.
@@ -74,9 +72,9 @@ pub struct ValidityArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C)]
-pub struct NormsArgs {
+pub struct LengthsArgs {
     pub matrix: u64,
-    pub norms: u64,
+    pub lengths: u64,
     pub rows: u32,
     pub width: u32,
 }
@@ -86,7 +84,7 @@ pub struct NormsArgs {
 pub struct NearestArgs {
     pub matrix: u64,
     pub queries: u64,
-    pub norms: u64,
+    pub lengths: u64,
     pub keys: u64,
     pub rows: u32,
     pub width: u32,

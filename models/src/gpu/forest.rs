@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::abi::{FOREST_BASE_LAST, FOREST_ENDS, FOREST_STARTS, ForestArgs};
 use super::image::Image;
 use crate::device::DeviceError;
-use crate::forest::{Combine, Forest, Leaves, Missing, Node, Split, Test, Tree};
+use crate::forest::{Category, Combine, Forest, Leaves, Missing, Node, Split, Test, Tree};
 use crate::link::Precision;
 
 /// Nodes of a grove, in bytes: with this much of shared memory eight blocks fit a multiprocessor of compute capability 8.0.
@@ -63,7 +63,6 @@ pub struct Rows {
 impl ForestImage {
     pub fn new(forest: &Forest) -> Result<Self, DeviceError> {
         let is_double = forest.precision == Precision::Double;
-        refuse(forest)?;
         let missing = uniform_missing(forest);
         let mut builder =
             Builder { is_compact: missing.is_some(), is_inline: missing.is_some() && !is_double, ..Builder::default() };
@@ -77,7 +76,7 @@ impl ForestImage {
             groves: image.push_u32(&builder.groves),
             leaves: image.push_sums(&builder.leaves, is_double),
             sets: image.push_u32(&builder.sets),
-            base: image.push_sums(&forest.base, is_double),
+            base: image.push_f64(&forest.base),
         };
         let base_last = match forest.combine {
             Combine::BaseFirst => None,
@@ -139,26 +138,6 @@ impl ForestImage {
     }
 }
 
-/// What the kernels cannot do bit for bit.
-fn refuse(forest: &Forest) -> Result<(), DeviceError> {
-    // Margins of a single-precision forest are f32 on the device. The reference rounds a base when a leaf is added to it.
-    let is_exact = |base: f64| f64::from(base as f32) == base;
-    let has_trees = |output: usize| {
-        forest.trees.iter().any(|tree| match tree.leaves {
-            Leaves::Scalar { output: of, .. } => of as usize == output,
-            Leaves::Vector { .. } => true,
-        })
-    };
-    let is_rounded = |output: usize| !is_exact(forest.base[output]) && !has_trees(output);
-    if forest.precision == Precision::Single
-        && forest.combine == Combine::BaseFirst
-        && (0..forest.outputs).any(is_rounded)
-    {
-        return Err(DeviceError::Unsupported("the base score of an output without trees is no f32".to_owned()));
-    }
-    Ok(())
-}
-
 /// The one way in which values are missing, if compact nodes can hold the forest.
 fn uniform_missing(forest: &Forest) -> Option<Missing> {
     if forest.features > COMPACT_FEATURES || forest.trees.iter().any(|tree| tree.nodes.len() > COMPACT_NODES) {
@@ -177,6 +156,14 @@ fn missing_bits(missing: Missing) -> u32 {
         Missing::Nan => 0,
         Missing::NanOrZero => 1,
         Missing::NanIsZero => 2,
+    }
+}
+
+fn category_bits(category: Category) -> u32 {
+    match category {
+        Category::Floor => 0,
+        Category::Truncated => 1,
+        Category::Whole => 2,
     }
 }
 
@@ -224,7 +211,7 @@ impl Builder {
     fn add_sets(&mut self, tree: &Tree) -> Result<HashMap<(u32, u32), u32>, DeviceError> {
         let mut set_at = HashMap::new();
         for node in &tree.nodes {
-            if let Node::Split(Split { test: Test::In { start, words }, .. }) = *node {
+            if let Node::Split(Split { test: Test::In { start, words, .. }, .. }) = *node {
                 if words > SET_WORDS_MAX {
                     return Err(DeviceError::Unsupported(format!("a set of more than {SET_WORDS_MAX} words")));
                 }
@@ -253,7 +240,7 @@ impl Builder {
                 let (test, value) = match split.test {
                     Test::Less(threshold) => (0, threshold.to_bits()),
                     Test::Equal(threshold) => (1, threshold.to_bits()),
-                    Test::In { start, words } => (2, set_at[&(start, words)]),
+                    Test::In { start, words, category } => (2 | category_bits(category) << 6, set_at[&(start, words)]),
                 };
                 let default_left = u32::from(split.default_left);
                 if self.is_compact {

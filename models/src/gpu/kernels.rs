@@ -26,12 +26,12 @@ pub const ALL: [Ptx; 5] = [
     Ptx {
         name: "nearest",
         text: include_str!("../../kernels/ptx/nearest.ptx"),
-        kernels: &["nearest_norms", "nearest_keys", "nearest_top"],
+        kernels: &["nearest_lengths", "nearest_keys", "nearest_top"],
     },
     Ptx {
         name: "network",
         text: include_str!("../../kernels/ptx/network.ptx"),
-        kernels: &["network_dense", "network_activation"],
+        kernels: &["network_dense", "network_scale", "network_activation"],
     },
     Ptx {
         name: "series",

@@ -1,15 +1,16 @@
-//! The rows of a matrix that are nearest to queries, by their cosine distance; the matrix stays in the device's memory.
+//! The rows of a matrix that are most similar to queries, as `similarity` defines it; the matrix stays in the device's memory.
 //!
-//! The kernels give keys whose order is that of (distance, row), sort them by runs and keep the least of each run, until there
+//! The kernels give keys whose order is that of the ranks, sort them by runs and keep the least of each run, until there
 //! is one run.
 
 use std::sync::Arc;
 
-use super::abi::{LANES, NEAREST_QUERIES, NearestArgs, NormsArgs, SORT_KEYS, THREADS, TOP_THREADS, TopArgs};
+use super::abi::{LengthsArgs, NEAREST_QUERIES, NearestArgs, SORT_KEYS, THREADS, TOP_THREADS, TopArgs};
 use super::desk::{Desk, Held};
 use super::device::{Asker, GpuDevice};
 use super::driver::Launch;
 use crate::device::DeviceError;
+use crate::similarity::{LANES, Neighbor};
 
 /// A matrix on a device.
 pub struct Matrix {
@@ -28,17 +29,10 @@ struct Shape {
 
 struct Parts {
     matrix: Held,
-    norms: Held,
+    lengths: Held,
     queries: Held,
     /// Of all rows, then the least of runs, by turns.
     keys: [Held; 2],
-}
-
-/// A row, and how far it is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Near {
-    pub row: u32,
-    pub distance: f32,
 }
 
 impl Matrix {
@@ -63,8 +57,8 @@ impl Matrix {
         Ok(Self { asker, parts: Some(Arc::new(parts)), shape })
     }
 
-    /// The `k` nearest rows to each query, the nearest first, of equals the lower; fewer if there are no more rows.
-    pub fn nearest(&mut self, queries: &[f32], k: usize) -> Result<Vec<Vec<Near>>, DeviceError> {
+    /// The `k` rows most similar to each query, as `Vectors::nearest` gives them; fewer if there are no more rows.
+    pub fn nearest(&mut self, queries: &[f32], k: usize) -> Result<Vec<Vec<Neighbor>>, DeviceError> {
         let Shape { rows, width, k_max } = self.shape;
         if !queries.len().is_multiple_of(width) || !(1..=k_max).contains(&k) {
             return Err(DeviceError::Unsupported(format!(
@@ -78,9 +72,8 @@ impl Matrix {
             let bytes: Vec<u8> = chunk.iter().flat_map(|value| value.to_ne_bytes()).collect();
             let (parts, shape, count) = (Arc::clone(parts), self.shape, chunk.len() / width);
             let least = self.asker.run(move |desk| find(desk, &parts, shape, &bytes, count, k))?;
-            nearest.extend(least.chunks_exact(k).map(|keys| {
-                keys.iter().take(rows).map(|key| Near { row: *key as u32, distance: distance_of(*key) }).collect()
-            }));
+            nearest
+                .extend(least.chunks_exact(k).map(|keys| keys.iter().take(rows).copied().map(neighbor_of).collect()));
         }
         Ok(nearest)
     }
@@ -91,7 +84,7 @@ impl Drop for Matrix {
         // A task that timed out has a share of it, and keeps the memory for ever.
         if let Some(parts) = self.parts.take().and_then(Arc::into_inner) {
             let [keys, least] = parts.keys;
-            self.asker.free(vec![parts.matrix, parts.norms, parts.queries, keys, least]);
+            self.asker.free(vec![parts.matrix, parts.lengths, parts.queries, keys, least]);
         }
     }
 }
@@ -120,16 +113,20 @@ fn upload(desk: &mut Desk<'_>, matrix: &[u8], shape: Shape) -> Result<Parts, Dev
             }
         }
     }
-    let Ok([matrix_part, norms, queries, keys, least]) = <[Held; 5]>::try_from(parts) else {
+    let Ok([matrix_part, lengths, queries, keys, least]) = <[Held; 5]>::try_from(parts) else {
         unreachable!("five were allocated")
     };
     desk.write(&matrix_part, 0, matrix)?;
-    let args =
-        NormsArgs { matrix: matrix_part.address(), norms: norms.address(), rows: rows as u32, width: width as u32 };
-    // SAFETY: the matrix is there, and the norms have room for each row's.
-    unsafe { desk.launch(&launch_rows("nearest_norms", rows), &args) }?;
+    let args = LengthsArgs {
+        matrix: matrix_part.address(),
+        lengths: lengths.address(),
+        rows: rows as u32,
+        width: width as u32,
+    };
+    // SAFETY: the matrix is there, and there is room for each row's length.
+    unsafe { desk.launch(&launch_rows("nearest_lengths", rows), &args) }?;
     desk.wait()?;
-    Ok(Parts { matrix: matrix_part, norms, queries, keys: [keys, least] })
+    Ok(Parts { matrix: matrix_part, lengths, queries, keys: [keys, least] })
 }
 
 /// The keys of the `k` nearest of each query.
@@ -145,7 +142,7 @@ fn find(
     let args = NearestArgs {
         matrix: parts.matrix.address(),
         queries: parts.queries.address(),
-        norms: parts.norms.address(),
+        lengths: parts.lengths.address(),
         keys: parts.keys[0].address(),
         rows: shape.rows as u32,
         width: shape.width as u32,
@@ -185,8 +182,9 @@ fn launch_rows(kernel: &'static str, rows: usize) -> Launch {
     Launch { kernel, grid: ((rows * LANES).div_ceil(THREADS as usize) as u32, 1), threads: THREADS, shared: 0 }
 }
 
-/// The distance in a key. Its lower half is the row.
-pub fn distance_of(key: u64) -> f32 {
-    let ordered = (key >> 32) as u32;
-    f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
+/// What `key_of` of the kernels made a key of.
+pub fn neighbor_of(key: u64) -> Neighbor {
+    let rank = (key >> 32) as u32;
+    let bits = if rank >> 31 == 1 { rank } else { !rank & !(1 << 31) };
+    Neighbor { row: key as u32 as usize, similarity: f32::from_bits(bits) }
 }

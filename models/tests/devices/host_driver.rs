@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use engram_models::device::DeviceError;
-use engram_models::gpu::abi::{DenseArgs, ForestArgs, NearestArgs, NormsArgs, SeriesArgs, TopArgs, ValidityArgs};
+use engram_models::gpu::abi::{DenseArgs, ForestArgs, LengthsArgs, NearestArgs, SeriesArgs, TopArgs, ValidityArgs};
 use engram_models::gpu::driver::{Driver, Launch, STREAMS};
 use engram_models::gpu::pinned::Pin;
 use libloading::Library;
@@ -159,7 +159,7 @@ impl Driver for HostDriver {
 
     unsafe fn launch(&mut self, stream: usize, launch: &Launch, args: *const c_void) -> Result<(), DeviceError> {
         let size = match launch.kernel {
-            "nearest_norms" => size_of::<NormsArgs>(),
+            "nearest_lengths" => size_of::<LengthsArgs>(),
             "nearest_keys" => size_of::<NearestArgs>(),
             "nearest_top" => size_of::<TopArgs>(),
             "validity_expand" => size_of::<ValidityArgs>(),

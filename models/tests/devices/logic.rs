@@ -7,12 +7,14 @@ use std::sync::LazyLock;
 
 use engram_models::device::is_same;
 use engram_models::gpu::abi::{
-    DenseArgs, ForestArgs, NO_BITMAP, NearestArgs, NormsArgs, SORT_KEYS, SeriesArgs, TopArgs, ValidityArgs,
+    DenseArgs, ForestArgs, LengthsArgs, NO_BITMAP, NearestArgs, SORT_KEYS, SeriesArgs, TopArgs, ValidityArgs,
 };
 use engram_models::gpu::forest::{ForestImage, Rows};
+use engram_models::gpu::nearest::neighbor_of;
 use engram_models::gpu::network::NetworkImage;
-use engram_models::gpu::plain::{self, Detector};
-use engram_models::network::Activation;
+use engram_models::gpu::plain::Detector;
+use engram_models::network::{Activation, exp};
+use engram_models::similarity::{Vectors, lengths};
 use libloading::Library;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -86,7 +88,7 @@ fn arguments_are_laid_out_alike() {
         size_of::<ForestArgs>(),
         size_of::<DenseArgs>(),
         size_of::<ValidityArgs>(),
-        size_of::<NormsArgs>(),
+        size_of::<LengthsArgs>(),
         size_of::<NearestArgs>(),
         size_of::<TopArgs>(),
         size_of::<SeriesArgs>(),
@@ -168,7 +170,7 @@ fn networks_give_the_margins_of_the_reference() {
         }
         for row in 0..30 {
             let values: Vec<f32> = columns.iter().map(|column| column[row]).collect();
-            let expected: Vec<f64> = plain::network(&network, &values).into_iter().map(f64::from).collect();
+            let expected: Vec<f64> = network.margins(&values).into_iter().map(f64::from).collect();
             let margins: Vec<f64> = (0..laid_out.outputs).map(|output| f64::from(x[output * stride + row])).collect();
             assert!(is_same(&margins, &expected), "seed {seed}, row {row}: {margins:?} {expected:?}\n{network:?}");
         }
@@ -190,17 +192,11 @@ fn exponentials_and_activations_are_the_reference_s() {
         let x = f32::from_bits(bits);
         // SAFETY: as above.
         let ours = unsafe { exp(x) };
-        assert!(is_same(&[ours.into()], &[plain::exp(x).into()]), "e^{x}: {ours} {}", plain::exp(x));
-        // Within two units in the last place, or a subnormal's.
-        let exact = f64::from(x).exp();
-        let error = (f64::from(ours) - exact).abs();
-        let is_close =
-            x.is_nan() || ours.is_infinite() && exact > f64::from(f32::MAX) || error <= exact * 2.4e-7 + 3e-45;
-        assert!(is_close || x == f32::INFINITY, "e^{x} = {exact}, not {ours}");
+        assert!(is_same(&[ours.into()], &[exp::exp(x).into()]), "e^{x}: {ours} {}", exp::exp(x));
         for (kind, activation) in kinds.into_iter().enumerate() {
             // SAFETY: as above.
             let ours = unsafe { activate(x, kind as u32 + 1, 0.3) };
-            let expected = plain::activate(activation, x);
+            let expected = activation.apply(x);
             assert!(is_same(&[ours.into()], &[expected.into()]), "{activation:?} of {x}: {ours} {expected}");
         }
     }
@@ -240,34 +236,34 @@ fn the_nearest_are_the_reference_s() {
         let random = &mut StdRng::seed_from_u64(seed);
         let (rows, width, queries) = (random.random_range(1..9000_usize), random.random_range(1..70_usize), 3_usize);
         let k = random.random_range(1..100_usize);
-        // Few different values, so that distances are equal; rows of zeros; a NaN.
-        let mut value = || random.random_range(-2..3_i8) as f32;
-        let mut matrix: Vec<f32> = (0..rows * width).map(|_| value()).collect();
-        let asked: Vec<f32> = (0..queries * width).map(|_| value()).collect();
-        matrix[0] = f32::NAN;
+        let matrix = random::vectors(rows, width, random);
+        let asked = random::vectors(queries, width, random);
+        let of_rows = lengths(&matrix, width);
+        let vectors = Vectors::new(&matrix, width, &of_rows).expect("whole rows");
         let least = least_keys(host, &matrix, &asked, width, k);
         for (query, least) in asked.chunks_exact(width).zip(least) {
-            let expected = plain::nearest(&matrix, query, k);
-            let rows: Vec<u32> = least.iter().map(|key| *key as u32).collect();
-            assert_eq!(rows, expected.iter().map(|(row, _)| *row).collect::<Vec<_>>(), "seed {seed}");
-            for (key, (_, distance)) in least.iter().zip(&expected) {
-                assert_eq!(engram_models::gpu::nearest::distance_of(*key), *distance + 0.0, "seed {seed}");
-            }
+            let expected = vectors.nearest_reference(query, k).expect("as wide");
+            let found = least.into_iter().map(neighbor_of).collect();
+            assert_eq!(random::bits(found), random::bits(expected), "seed {seed}");
         }
     }
 }
 
 fn least_keys(host: &Library, matrix: &[f32], asked: &[f32], width: usize, k: usize) -> Vec<Vec<u64>> {
     let (rows, queries) = (matrix.len() / width, asked.len() / width);
-    let mut norms = vec![0.0_f32; rows];
-    let args =
-        NormsArgs { matrix: address(matrix), norms: address_mut(&mut norms), rows: rows as u32, width: width as u32 };
-    call(host, "nearest_norms", &args);
+    let mut lengths = vec![0.0_f32; rows];
+    let args = LengthsArgs {
+        matrix: address(matrix),
+        lengths: address_mut(&mut lengths),
+        rows: rows as u32,
+        width: width as u32,
+    };
+    call(host, "nearest_lengths", &args);
     let mut keys = vec![0_u64; rows * queries];
     let args = NearestArgs {
         matrix: address(matrix),
         queries: address(asked),
-        norms: address(&norms),
+        lengths: address(&lengths),
         keys: address_mut(&mut keys),
         rows: rows as u32,
         width: width as u32,

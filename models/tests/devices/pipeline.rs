@@ -8,9 +8,10 @@ use arrow::array::Float32Array;
 use engram_models::clock::Monotonic;
 use engram_models::device::{Device, DeviceError, PlainDevice, is_same};
 use engram_models::gpu::nearest::Matrix;
-use engram_models::gpu::plain::{self, Detector};
+use engram_models::gpu::plain::Detector;
 use engram_models::gpu::series::{Batch, Method, States};
 use engram_models::gpu::{GpuDevice, Settings};
+use engram_models::similarity::{Vectors, lengths};
 use engram_models::{Kind, Model};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -157,15 +158,16 @@ fn the_nearest_rows_of_a_matrix_are_the_reference_s() {
     for seed in 0..3 {
         let random = &mut StdRng::seed_from_u64(seed);
         let (rows, width, k) = (random.random_range(1..6000), random.random_range(1..40), random.random_range(1..200));
-        let mut values =
-            |count: usize| (0..count).map(|_| f32::from(random.random_range(-2..3_i8))).collect::<Vec<_>>();
-        let (values, queries) = (values(rows * width), values(9 * width));
+        let values = random::vectors(rows, width, random);
+        let queries = random::vectors(9, width, random);
+        let of_rows = lengths(&values, width);
+        let vectors = Vectors::new(&values, width, &of_rows).expect("whole rows");
         let mut matrix = Matrix::new(&device, &values, width, 200).expect("it has room");
         let nearest = matrix.nearest(&queries, k).expect("it finds");
         assert_eq!(nearest.len(), 9);
-        for (near, query) in nearest.iter().zip(queries.chunks_exact(width)) {
-            let near: Vec<_> = near.iter().map(|near| (near.row, near.distance)).collect();
-            assert_eq!(near, plain::nearest(&values, query, k), "seed {seed}");
+        for (near, query) in nearest.into_iter().zip(queries.chunks_exact(width)) {
+            let expected = vectors.nearest_reference(query, k).expect("as wide");
+            assert_eq!(random::bits(near), random::bits(expected), "seed {seed}");
         }
     }
     drop(device.load(&model(0)));

@@ -1,8 +1,9 @@
 //! Models and batches by chance, all of a seed: every kind of split, leaf and sum.
 
-use engram_models::forest::{Combine, Leaves, Missing, Node, Split, Test, Tree};
+use engram_models::forest::{Category, Combine, Leaves, Missing, Node, Split, Test, Tree};
 use engram_models::link::Precision;
 use engram_models::network::{Activation, Layer};
+use engram_models::similarity::Neighbor;
 use engram_models::{Forest, Kind, Link, Model, Network};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -35,7 +36,8 @@ impl Shape {
 pub fn forest(shape: Shape, seed: u64) -> Forest {
     let random = &mut StdRng::seed_from_u64(seed);
     let missing = missing(random);
-    let base: Vec<f64> = (0..shape.outputs).map(|_| value(random, shape.is_double)).collect();
+    // Of any precision: the reference says where it is rounded.
+    let base: Vec<f64> = (0..shape.outputs).map(|_| value(random, true)).collect();
     let combine = match random.random_range(0..3) {
         0 => Combine::BaseLast { divisor: 1.0 },
         1 => Combine::BaseLast { divisor: shape.trees as f64 },
@@ -74,7 +76,7 @@ fn tree(shape: Shape, missing_of_all: Missing, is_vector: bool, number: usize, r
             _ => {
                 let (start, words) = (sets.len() as u32, random.random_range(0..3_u32));
                 sets.extend((0..words).map(|_| random.random::<u32>()));
-                Test::In { start, words }
+                Test::In { start, words, category: category(random) }
             }
         };
         let left = nodes.len() as u32;
@@ -101,6 +103,10 @@ fn tree(shape: Shape, missing_of_all: Missing, is_vector: bool, number: usize, r
     Tree { nodes, leaves, sets }
 }
 
+fn category(random: &mut StdRng) -> Category {
+    [Category::Floor, Category::Truncated, Category::Whole][random.random_range(0..3)]
+}
+
 fn missing(random: &mut StdRng) -> Missing {
     [Missing::Nan, Missing::NanOrZero, Missing::NanIsZero][random.random_range(0..3)]
 }
@@ -117,12 +123,15 @@ pub fn network(seed: u64) -> Network {
     let mut width = inputs;
     let mut layers = Vec::new();
     for _ in 0..random.random_range(0..6) {
-        layers.push(if random.random_bool(0.6) {
-            let outputs = random.random_range(1..40);
-            let mut values = |count: usize| (0..count).map(|_| random.random_range(-1.0..1.0_f32)).collect();
+        let kind = random.random_range(0..10);
+        let outputs = random.random_range(1..40);
+        let mut values = |count: usize| (0..count).map(|_| random.random_range(-1.0..1.0_f32)).collect();
+        layers.push(if kind < 5 {
             let layer = Layer::Dense { weights: values(outputs * width), bias: values(outputs) };
             width = outputs;
             layer
+        } else if kind < 7 {
+            Layer::Scale { offset: values(width), scale: values(width) }
         } else {
             Layer::Activation(match random.random_range(0..4) {
                 0 => Activation::Relu,
@@ -149,6 +158,29 @@ pub fn columns(features: usize, rows: usize, seed: u64) -> Vec<Vec<f32>> {
         _ => random.random_range(-3.0..3.0),
     };
     (0..features).map(|_| (0..rows).map(|_| value(random)).collect()).collect()
+}
+
+/// Rows of few different values, so that similarities are equal, and some without a direction: zeros, values that are no
+/// number, infinite, or so large or small that lengths overflow or vanish.
+pub fn vectors(rows: usize, width: usize, random: &mut StdRng) -> Vec<f32> {
+    let mut row = |_| {
+        let kind = random.random_range(0..12);
+        let value = |random: &mut StdRng| match kind {
+            0 => 0.0,
+            1 => [1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY][random.random_range(0..4)],
+            2 => f32::from_bits(random.random()),
+            3 => random.random_range(-1.0..1.0) * [1e-23, 1e-30, 1e20][random.random_range(0..3)],
+            4..7 => random.random_range(-1.0..1.0),
+            _ => f32::from(random.random_range(-2..3_i8)),
+        };
+        (0..width).map(|_| value(random)).collect::<Vec<f32>>()
+    };
+    (0..rows).flat_map(&mut row).collect()
+}
+
+/// Neighbors so that they can be compared to the bit.
+pub fn bits(neighbors: Vec<Neighbor>) -> Vec<(usize, u32)> {
+    neighbors.into_iter().map(|neighbor| (neighbor.row, neighbor.similarity.to_bits())).collect()
 }
 
 pub fn model(kind: Kind, seed: u64) -> Model {

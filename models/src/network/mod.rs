@@ -1,6 +1,16 @@
 //! Linear models and perceptrons: matrices and activations, one after the other.
+//!
+//! INVARIANT: a `Network` that `check` has passed is sound: each layer fits what the one before it gives, and every weight is
+//! finite. Readers call it last; devices rely on it.
+
+pub mod exp;
+
+mod check;
+mod reference;
 
 use crate::link::Link;
+
+pub use check::{LAYERS_MAX, WEIGHTS_MAX, WIDTH_MAX};
 
 /// Layers over columns of f32; a row's margins are what the last one gives, in f32.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,10 +30,15 @@ pub enum Layer {
         /// One for each output.
         bias: Vec<f32>,
     },
+    /// y = (x - offset) * scale, of each value with its own.
+    Scale {
+        offset: Vec<f32>,
+        scale: Vec<f32>,
+    },
     Activation(Activation),
 }
 
-/// Of each value.
+/// Of each value; `exp` says how, to the bit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     Relu,
@@ -37,7 +52,7 @@ impl Network {
     pub fn outputs(&self) -> usize {
         let dense = self.layers.iter().rev().find_map(|layer| match layer {
             Layer::Dense { bias, .. } => Some(bias.len()),
-            Layer::Activation(_) => None,
+            Layer::Scale { .. } | Layer::Activation(_) => None,
         });
         dense.unwrap_or(self.inputs)
     }
