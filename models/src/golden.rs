@@ -47,10 +47,11 @@ fn collect(forest: &Forest, thresholds: &mut [Vec<f32>]) {
         if let Node::Split(split) = node {
             let of = &mut thresholds[split.feature as usize];
             if of.len() < THRESHOLDS_MAX {
-                of.push(match split.test {
-                    Test::Less(threshold) | Test::Equal(threshold) => threshold,
-                    Test::In { words, .. } => words as f32 * 16.0,
-                });
+                match split.test {
+                    Test::Less(threshold) | Test::Equal(threshold) => of.push(threshold),
+                    // Whether a value below 0 is category 0 is what devices may differ in.
+                    Test::In { words, .. } => of.extend([words as f32 * 16.0, -0.5]),
+                }
             }
         }
     }
@@ -79,5 +80,46 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) as usize % end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Golden;
+    use crate::device::{Device as _, PlainDevice};
+    use crate::forest::{Category, Combine, Leaves, Missing, Node, Split, Test, Tree};
+    use crate::link::{Link, Precision};
+    use crate::{Forest, Kind, Model};
+
+    fn model(category: Category) -> Model {
+        let test = Test::In { start: 0, words: 1, category };
+        let split = Split { feature: 0, test, missing: Missing::Nan, default_left: false, left: 1, right: 2 };
+        let tree = Tree {
+            nodes: vec![Node::Split(split), Node::Leaf(0), Node::Leaf(1)],
+            leaves: Leaves::Scalar { output: 0, values: vec![1.0, 2.0] },
+            sets: vec![0x5555_5555],
+        };
+        let forest = Forest {
+            features: 1,
+            trees: vec![tree],
+            outputs: 1,
+            base: vec![0.0],
+            combine: Combine::BaseFirst,
+            precision: Precision::Single,
+            link: Link::Identity,
+        };
+        Model { kind: Kind::Forest(forest), format: "golden", names: Vec::new(), hash: String::new() }
+    }
+
+    #[test]
+    fn a_device_that_makes_categories_another_way_does_not_pass() {
+        let all = [Category::Floor, Category::Truncated, Category::Whole];
+        for ours in all {
+            let golden = Golden::new(&model(ours)).unwrap();
+            for theirs in all {
+                let mut scorer = PlainDevice.load(&model(theirs)).unwrap();
+                assert_eq!(golden.is_passed(&mut *scorer).unwrap(), ours == theirs, "{ours:?} by {theirs:?}");
+            }
+        }
     }
 }
