@@ -20,6 +20,7 @@ pub mod guard;
 pub mod link;
 pub mod model;
 pub mod network;
+pub mod series;
 
 pub use error::ModelError;
 pub use forest::Forest;
