@@ -32,6 +32,7 @@ pub(crate) struct HalfSpace {
     depth: u32,
     shingle: usize,
     seed: u64,
+    range: Option<(f64, f64)>,
     boxes: Vec<Box>,
 }
 
@@ -50,7 +51,7 @@ pub struct Masses {
 }
 
 impl HalfSpace {
-    pub(crate) fn new(trees: usize, depth: u32, window: usize, shingle: usize, seed: u64) -> Self {
+    pub(crate) fn new(trees: usize, depth: u32, window: usize, shingle: usize, seed: u64, range: Option<(f64, f64)>) -> Self {
         let tree_box = |tree: usize| {
             std::array::from_fn(|dimension| {
                 let drawn = random(seed, tree as u64, u64::MAX - dimension as u64);
@@ -60,7 +61,7 @@ impl HalfSpace {
                 (centre - reach, centre + reach)
             })
         };
-        Self { window, depth, shingle, seed, boxes: (0..trees).map(tree_box).collect() }
+        Self { window, depth, shingle, seed, range, boxes: (0..trees).map(tree_box).collect() }
     }
 
     /// The score of `x`, which is no NaN.
@@ -100,8 +101,9 @@ impl HalfSpace {
 
     /// Makes scale and masses of the reference's values.
     fn count(&self, masses: &mut Masses) {
-        let low = masses.reference.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = masses.reference.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let values = masses.reference.iter().copied();
+        let of_window = || (values.clone().fold(f64::INFINITY, f64::min), values.clone().fold(f64::NEG_INFINITY, f64::max));
+        let (low, high) = self.range.unwrap_or_else(of_window);
         masses.low = low;
         // A constant window: 1 is 1.
         masses.scale = if high > low { 1.0 / (high - low) } else { 1.0 };
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn ranges_of_paths_are_the_masses_of_nodes() {
         for (depth, shingle) in [(1, 1), (4, 1), (8, 3), (15, 4)] {
-            let trees = HalfSpace::new(9, depth, 60, shingle, 7);
+            let trees = HalfSpace::new(9, depth, 60, shingle, 7, None);
             let mut masses = Masses::default();
             let series: Vec<f64> = (0..60).map(wave).collect();
             series.iter().for_each(|x| assert_eq!(trees.step(&mut masses, *x), 0.0));
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_never_was_is_scored_above_what_was() {
-        let trees = HalfSpace::new(25, 15, 100, 2, 1);
+        let trees = HalfSpace::new(25, 15, 100, 2, 1, None);
         let mut masses = Masses::default();
         let usual = (0..300).map(|at| trees.step(&mut masses, wave(at))).fold(0.0, f64::max);
         assert!(usual < 0.5, "{usual}");
@@ -252,7 +254,7 @@ mod tests {
     #[test]
     fn another_seed_makes_other_trees() {
         let score = |seed| {
-            let trees = HalfSpace::new(25, 15, 100, 2, seed);
+            let trees = HalfSpace::new(25, 15, 100, 2, seed, None);
             let mut masses = Masses::default();
             (0..150).map(|at| trees.step(&mut masses, wave(at))).collect::<Vec<f64>>()
         };

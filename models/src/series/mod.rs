@@ -76,8 +76,8 @@ impl Detector {
             Settings::RobustZ { .. } => Method::RobustZ(settings.parameters()),
             Settings::WeightedMean { .. } => Method::WeightedMean(settings.parameters()),
             Settings::HoltWinters { .. } => Method::HoltWinters(settings.parameters()),
-            Settings::HalfSpaceTrees { trees, depth, window, shingle, seed } => {
-                Method::HalfSpaceTrees(HalfSpace::new(trees, depth, window, shingle, seed))
+            Settings::HalfSpaceTrees { trees, depth, window, shingle, seed, range } => {
+                Method::HalfSpaceTrees(HalfSpace::new(trees, depth, window, shingle, seed, range))
             }
         };
         Ok(Self { method, settings: settings.hash() })

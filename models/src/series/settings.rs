@@ -18,7 +18,7 @@ pub enum Settings {
     RobustZ { window: usize, warm_up: usize, deviation_min: f64 },
     WeightedMean { alpha: f64, warm_up: usize, deviation_min: f64 },
     HoltWinters { season: usize, alpha: f64, beta: f64, gamma: f64, warm_up: usize, deviation_min: f64 },
-    HalfSpaceTrees { trees: usize, depth: u32, window: usize, shingle: usize, seed: u64 },
+    HalfSpaceTrees { trees: usize, depth: u32, window: usize, shingle: usize, seed: u64, range: Option<(f64, f64)> },
 }
 
 impl Settings {
@@ -29,7 +29,7 @@ impl Settings {
 
     /// The paper's: 25 trees, 15 levels, windows of 250.
     pub fn half_space_trees() -> Self {
-        Self::HalfSpaceTrees { trees: 25, depth: 15, window: 250, shingle: 4, seed: 1 }
+        Self::HalfSpaceTrees { trees: 25, depth: 15, window: 250, shingle: 1, seed: 1, range: None }
     }
 
     /// Errors: the first that is out of its bounds.
@@ -50,11 +50,17 @@ impl Settings {
                 [("alpha", alpha), ("beta", beta), ("gamma", gamma)].into_iter().try_for_each(|(n, x)| part(n, x))?;
                 positive("deviation_min", deviation_min)
             }
-            Self::HalfSpaceTrees { trees, depth, window, shingle, .. } => {
+            Self::HalfSpaceTrees { trees, depth, window, shingle, range, .. } => {
                 within("trees", trees, 1, TREES_MAX)?;
                 within("depth", depth as usize, 1, DEPTH_MAX as usize)?;
                 within("window", window, 2, WINDOW_MAX)?;
-                within("shingle", shingle, 1, SHINGLE_MAX.min(window))
+                within("shingle", shingle, 1, SHINGLE_MAX.min(window))?;
+                match range {
+                    Some((low, high)) if !(low < high && (high - low).is_finite()) => {
+                        Err(SeriesError::Settings(format!("range is {low} to {high}, and must be finite and ascend")))
+                    }
+                    _ => Ok(()),
+                }
             }
         }
     }
@@ -74,15 +80,13 @@ impl Settings {
         }
     }
 
-    /// Of what the meaning of a state depends on. A rate or a warm-up may change and the state be kept.
+    /// Of what the meaning of a state depends on. Rates, warm-ups and trees may change and states be kept.
     pub(crate) fn hash(&self) -> u32 {
-        let of: [u64; 6] = match *self {
-            Self::RobustZ { window, .. } => [1, window as u64, 0, 0, 0, 0],
-            Self::WeightedMean { .. } => [2, 0, 0, 0, 0, 0],
-            Self::HoltWinters { season, .. } => [3, season as u64, 0, 0, 0, 0],
-            Self::HalfSpaceTrees { trees, depth, window, shingle, seed } => {
-                [4, window as u64, trees as u64, depth.into(), shingle as u64, seed]
-            }
+        let of: [u64; 2] = match *self {
+            Self::RobustZ { window, .. } => [1, window as u64],
+            Self::WeightedMean { .. } => [2, 0],
+            Self::HoltWinters { season, .. } => [3, season as u64],
+            Self::HalfSpaceTrees { window, .. } => [4, window as u64],
         };
         hash(&of.map(u64::to_le_bytes).concat())
     }

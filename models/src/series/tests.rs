@@ -10,7 +10,7 @@ fn detectors() -> [Detector; 4] {
         Settings::RobustZ { window: 7, warm_up: 3, deviation_min: 1e-3 },
         Settings::WeightedMean { alpha: 0.1, warm_up: 3, deviation_min: 1e-3 },
         Settings::HoltWinters { season: 5, alpha: 0.2, beta: 0.1, gamma: 0.3, warm_up: 9, deviation_min: 1e-3 },
-        Settings::HalfSpaceTrees { trees: 5, depth: 6, window: 8, shingle: 2, seed: 3 },
+        Settings::HalfSpaceTrees { trees: 5, depth: 6, window: 8, shingle: 2, seed: 3, range: None },
     ]
     .map(|settings| Detector::new(settings).expect("settings within their bounds"))
 }
@@ -184,12 +184,16 @@ fn settings_are_checked() {
             "the detector cannot be used: gamma is 1, and must be above 0 and below 1",
         ),
         (
-            Settings::HalfSpaceTrees { trees: 5, depth: 25, window: 9, shingle: 1, seed: 0 },
+            Settings::HalfSpaceTrees { trees: 5, depth: 25, window: 9, shingle: 1, seed: 0, range: None },
             "the detector cannot be used: depth is 25, and must be from 1 to 24",
         ),
         (
-            Settings::HalfSpaceTrees { trees: 5, depth: 5, window: 9, shingle: 10, seed: 0 },
+            Settings::HalfSpaceTrees { trees: 5, depth: 5, window: 9, shingle: 10, seed: 0, range: None },
             "the detector cannot be used: shingle is 10, and must be from 1 to 9",
+        ),
+        (
+            Settings::HalfSpaceTrees { trees: 5, depth: 5, window: 9, shingle: 1, seed: 0, range: Some((1.0, 1.0)) },
+            "the detector cannot be used: range is 1 to 1, and must be finite and ascend",
         ),
     ];
     for (settings, expected) in cases {
