@@ -1,26 +1,37 @@
-//! Streaming half-space trees: how empty the part of space is in which the last few values lie.
+//! Streaming half-space trees: how empty the part of space is in which the last few values lie, beside how empty such parts were
+//! lately.
 //!
 //! Tan, Ting and Liu, "Fast anomaly detection for streaming data", IJCAI 2011. A point is the last `shingle` values. Each tree
 //! halves a box around the unit cube, `depth` times, each time in a dimension that is drawn; no data is needed to make it. What
 //! is learnt is how many of a window's points lie in each part (mass). A point descends to the first part that has at most a
 //! tenth of a window's, and there its density is mass times 2^level; the window's own are counted meanwhile and take over at
-//! its end. Of the trees' mean density d, in units of a box that is evenly filled, the score is 1 / (1 + d): 1 where nothing
-//! was, 1/2 where points are as if evenly spread, less where they crowd.
+//! its end. Of the trees' mean density d, in units of a box that is evenly filled, 1 / (1 + d) is how empty it is there: 1 where
+//! nothing was, 1/2 where points are as if evenly spread, less where they crowd.
 //!
-//! Where this differs from the paper: it takes values to lie between 0 and 1, of which a stream knows nothing. Here the least
-//! and the greatest value of the window that counts become 0 and 1, so the scale moves with the window; what lies beyond falls
-//! into the outer parts of the box.
+//! Two things are not the paper's. It takes values to lie between 0 and 1, of which a stream knows nothing: unless the settings
+//! give a range, the least and the greatest value of the window that counts become 0 and 1, and what lies beyond falls into the
+//! outer parts of the box. And it sets a threshold for one stream, where here one serves many, some of which are always sparse:
+//! the score is by how many deviations a point's emptiness is above its exponentially weighted mean (`weighted_mean`), and 0
+//! below it.
 //!
 //! INVARIANT: the trees follow from the seed alone, so a state is the values of two windows, and masses are made from them.
 //! A tree's masses are its points' paths, ascending: a part is a range of them.
 
 use crate::series::encoding::{Reader, Writer};
 use crate::series::error::SeriesError;
+use crate::series::parameters::Parameters;
+use crate::series::settings::HalfSpaceSettings;
+use crate::series::weighted_mean::WeightedMean;
 
 /// Values that a point may have.
 pub(crate) const SHINGLE_MAX: usize = 16;
 /// Halvings on a path, which has a bit for each.
 pub(crate) const DEPTH_MAX: u32 = 24;
+
+/// Points whose emptiness is learnt before one is scored.
+const POINTS_MIN: usize = 32;
+/// Deviations of an emptiness, which is from 0 to 1, that count as nothing.
+const EMPTINESS_MIN: f64 = 1e-3;
 
 /// Where a tree's box begins and ends, in each dimension.
 type Box = [(f64, f64); SHINGLE_MAX];
@@ -34,6 +45,8 @@ pub(crate) struct HalfSpace {
     seed: u64,
     range: Option<(f64, f64)>,
     boxes: Vec<Box>,
+    /// Of the emptiness.
+    usual: Parameters,
 }
 
 /// What was seen.
@@ -48,10 +61,12 @@ pub struct Masses {
     /// The reference's least value, and 1 / how far the greatest is from it.
     low: f64,
     scale: f64,
+    emptiness: WeightedMean,
 }
 
 impl HalfSpace {
-    pub(crate) fn new(trees: usize, depth: u32, window: usize, shingle: usize, seed: u64, range: Option<(f64, f64)>) -> Self {
+    pub(crate) fn new(settings: &HalfSpaceSettings) -> Self {
+        let HalfSpaceSettings { trees, depth, window, shingle, seed, range, alpha } = *settings;
         let tree_box = |tree: usize| {
             std::array::from_fn(|dimension| {
                 let drawn = random(seed, tree as u64, u64::MAX - dimension as u64);
@@ -61,12 +76,18 @@ impl HalfSpace {
                 (centre - reach, centre + reach)
             })
         };
-        Self { window, depth, shingle, seed, range, boxes: (0..trees).map(tree_box).collect() }
+        let usual =
+            Parameters { window: 0, warm_up: POINTS_MIN, alpha, beta: 0.0, gamma: 0.0, deviation_min: EMPTINESS_MIN };
+        Self { window, depth, shingle, seed, range, boxes: (0..trees).map(tree_box).collect(), usual }
     }
 
     /// The score of `x`, which is no NaN.
     pub(crate) fn step(&self, masses: &mut Masses, x: f64) -> f64 {
-        let score = if masses.reference.is_empty() { 0.0 } else { self.score(masses, x) };
+        let mut score = 0.0;
+        if !masses.reference.is_empty() {
+            let emptiness = self.emptiness(masses, x);
+            score = masses.emptiness.step(&self.usual, emptiness).max(0.0);
+        }
         masses.latest.push(x);
         if masses.latest.len() == self.window {
             masses.reference.clear();
@@ -76,7 +97,7 @@ impl HalfSpace {
         score
     }
 
-    fn score(&self, masses: &Masses, x: f64) -> f64 {
+    fn emptiness(&self, masses: &Masses, x: f64) -> f64 {
         let mut point = [0.0; SHINGLE_MAX];
         let before = masses.latest.iter().rev().chain(masses.reference.iter().rev());
         for (slot, value) in point[..self.shingle].iter_mut().rev().zip(std::iter::once(&x).chain(before)) {
@@ -102,7 +123,8 @@ impl HalfSpace {
     /// Makes scale and masses of the reference's values.
     fn count(&self, masses: &mut Masses) {
         let values = masses.reference.iter().copied();
-        let of_window = || (values.clone().fold(f64::INFINITY, f64::min), values.clone().fold(f64::NEG_INFINITY, f64::max));
+        let of_window =
+            || (values.clone().fold(f64::INFINITY, f64::min), values.clone().fold(f64::NEG_INFINITY, f64::max));
         let (low, high) = self.range.unwrap_or_else(of_window);
         masses.low = low;
         // A constant window: 1 is 1.
@@ -127,6 +149,7 @@ impl HalfSpace {
     pub(crate) fn encode(masses: &Masses, writer: &mut Writer) {
         writer.numbers(masses.reference.iter().copied());
         writer.numbers(masses.latest.iter().copied());
+        masses.emptiness.encode(writer);
     }
 
     /// Counts the reference's masses anew.
@@ -135,7 +158,8 @@ impl HalfSpace {
         if !reference.is_empty() && reference.len() != self.window {
             return Err(SeriesError::Damaged("half a window that counts"));
         }
-        let mut masses = Masses { reference, latest, ..Masses::default() };
+        let emptiness = WeightedMean::decode(reader)?;
+        let mut masses = Masses { reference, latest, emptiness, ..Masses::default() };
         if !masses.reference.is_empty() {
             self.count(&mut masses);
         }
@@ -192,6 +216,10 @@ mod tests {
 
     use super::*;
 
+    fn trees(depth: u32, window: usize, shingle: usize, seed: u64) -> HalfSpace {
+        HalfSpace::new(&HalfSpaceSettings { depth, window, shingle, seed, ..HalfSpaceSettings::default() })
+    }
+
     fn wave(at: usize) -> f64 {
         (at as f64 / 7.0).sin()
     }
@@ -229,7 +257,7 @@ mod tests {
     #[test]
     fn ranges_of_paths_are_the_masses_of_nodes() {
         for (depth, shingle) in [(1, 1), (4, 1), (8, 3), (15, 4)] {
-            let trees = HalfSpace::new(9, depth, 60, shingle, 7, None);
+            let trees = trees(depth, 60, shingle, 7);
             let mut masses = Masses::default();
             let series: Vec<f64> = (0..60).map(wave).collect();
             series.iter().for_each(|x| assert_eq!(trees.step(&mut masses, *x), 0.0));
@@ -237,24 +265,28 @@ mod tests {
             for x in [0.3, 5.0, -0.2, f64::from(f32::MAX), wave(64)] {
                 seen.push(x);
                 let point = &seen[seen.len() - shingle..];
-                assert_eq!(trees.step(&mut masses, x), plain(&trees, &series, point), "depth {depth}, {shingle}, {x}");
+                let expected = plain(&trees, &series, point);
+                assert_eq!(trees.emptiness(&masses, x), expected, "depth {depth}, {shingle}, {x}");
+                trees.step(&mut masses, x);
             }
         }
     }
 
     #[test]
     fn what_never_was_is_scored_above_what_was() {
-        let trees = HalfSpace::new(25, 15, 100, 2, 1, None);
+        let trees = trees(15, 100, 2, 1);
         let mut masses = Masses::default();
-        let usual = (0..300).map(|at| trees.step(&mut masses, wave(at))).fold(0.0, f64::max);
-        assert!(usual < 0.5, "{usual}");
-        assert!(trees.step(&mut masses, 3.0) > 0.8);
+        (0..290).for_each(|at| _ = trees.step(&mut masses, wave(at)));
+        assert!(trees.emptiness(&masses, wave(290)) < 0.5 && trees.emptiness(&masses, 3.0) > 0.8);
+        let usual = trees.step(&mut masses, wave(290));
+        let unusual = trees.step(&mut masses, 3.0);
+        assert!(usual < 3.0 && unusual > 3.0, "{usual}, {unusual}");
     }
 
     #[test]
     fn another_seed_makes_other_trees() {
         let score = |seed| {
-            let trees = HalfSpace::new(25, 15, 100, 2, seed, None);
+            let trees = trees(15, 100, 2, seed);
             let mut masses = Masses::default();
             (0..150).map(|at| trees.step(&mut masses, wave(at))).collect::<Vec<f64>>()
         };

@@ -25,7 +25,7 @@ mod weighted_mean;
 
 pub use error::SeriesError;
 pub use parameters::Parameters;
-pub use settings::Settings;
+pub use settings::{HalfSpaceSettings, Settings};
 
 use encoding::{Reader, Writer};
 use half_space::{HalfSpace, Masses};
@@ -76,9 +76,7 @@ impl Detector {
             Settings::RobustZ { .. } => Method::RobustZ(settings.parameters()),
             Settings::WeightedMean { .. } => Method::WeightedMean(settings.parameters()),
             Settings::HoltWinters { .. } => Method::HoltWinters(settings.parameters()),
-            Settings::HalfSpaceTrees { trees, depth, window, shingle, seed, range } => {
-                Method::HalfSpaceTrees(HalfSpace::new(trees, depth, window, shingle, seed, range))
-            }
+            Settings::HalfSpaceTrees(trees) => Method::HalfSpaceTrees(HalfSpace::new(&trees)),
         };
         Ok(Self { method, settings: settings.hash() })
     }
@@ -99,7 +97,7 @@ impl Detector {
         State { settings: self.settings, time_ms: i64::MIN, method }
     }
 
-    /// The score of a value: see the module. Deviations, of either sign; of half-space trees, 0 to 1. `time_ms` is kept.
+    /// The score of a value, in deviations, of either sign (of half-space trees only above 0): see the module. `time_ms` is kept.
     ///
     /// # Panics
     /// The state is of a detector with other settings.
@@ -121,13 +119,10 @@ impl Detector {
     }
 
     /// A score as a number from 0 to 1, the greater the more anomalous: d deviations are |d| / (|d| + 3), so that 3 of them are
-    /// 1/2; a score of half-space trees is such a number already. It grows with |score|, so that thresholds on either flag the
-    /// same values, as long as an f64 tells them apart (up to some 10^15 deviations). It is no probability. NaN stays NaN.
+    /// 1/2. It grows with |score|, so that thresholds on either flag the same values, as long as an f64 tells them apart (up to
+    /// some 10^15 deviations). It is no probability. NaN stays NaN.
     pub fn likelihood(&self, score: f64) -> f64 {
-        if matches!(self.method, Method::HalfSpaceTrees(_)) {
-            return score;
-        }
-        // Where adding 3 changes nothing the quotient would be 1, or of infinities NaN.
+        // Of infinities the quotient would be NaN.
         if score.is_infinite() { 1.0 } else { score.abs() / (score.abs() + DEVIATIONS_HALF) }
     }
 

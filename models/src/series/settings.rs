@@ -18,18 +18,38 @@ pub enum Settings {
     RobustZ { window: usize, warm_up: usize, deviation_min: f64 },
     WeightedMean { alpha: f64, warm_up: usize, deviation_min: f64 },
     HoltWinters { season: usize, alpha: f64, beta: f64, gamma: f64, warm_up: usize, deviation_min: f64 },
-    HalfSpaceTrees { trees: usize, depth: u32, window: usize, shingle: usize, seed: u64, range: Option<(f64, f64)> },
+    HalfSpaceTrees(HalfSpaceSettings),
+}
+
+/// Of half-space trees.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HalfSpaceSettings {
+    pub trees: usize,
+    /// Levels of each.
+    pub depth: u32,
+    /// Values of a window; as many are kept, twice.
+    pub window: usize,
+    /// Values of a point.
+    pub shingle: usize,
+    pub seed: u64,
+    /// Between which values they are, if that is known; else it is taken from each window.
+    pub range: Option<(f64, f64)>,
+    /// Weight of the latest point in what is usual.
+    pub alpha: f64,
+}
+
+impl Default for HalfSpaceSettings {
+    /// Trees, depth and window are the paper's.
+    fn default() -> Self {
+        Self { trees: 25, depth: 15, window: 250, shingle: 2, seed: 1, range: None, alpha: 0.03 }
+    }
 }
 
 impl Settings {
     /// Of the detector that needs no thought; the fallback.
     pub fn robust_z() -> Self {
         Self::RobustZ { window: 256, warm_up: 32, deviation_min: 1e-6 }
-    }
-
-    /// The paper's: 25 trees, 15 levels, windows of 250.
-    pub fn half_space_trees() -> Self {
-        Self::HalfSpaceTrees { trees: 25, depth: 15, window: 250, shingle: 1, seed: 1, range: None }
     }
 
     /// Errors: the first that is out of its bounds.
@@ -50,7 +70,8 @@ impl Settings {
                 [("alpha", alpha), ("beta", beta), ("gamma", gamma)].into_iter().try_for_each(|(n, x)| part(n, x))?;
                 positive("deviation_min", deviation_min)
             }
-            Self::HalfSpaceTrees { trees, depth, window, shingle, range, .. } => {
+            Self::HalfSpaceTrees(HalfSpaceSettings { trees, depth, window, shingle, range, alpha, .. }) => {
+                part("alpha", alpha)?;
                 within("trees", trees, 1, TREES_MAX)?;
                 within("depth", depth as usize, 1, DEPTH_MAX as usize)?;
                 within("window", window, 2, WINDOW_MAX)?;
@@ -76,7 +97,7 @@ impl Settings {
             Self::HoltWinters { season, alpha, beta, gamma, warm_up, deviation_min } => {
                 Parameters { window: season, warm_up, alpha, beta, gamma, deviation_min }
             }
-            Self::HalfSpaceTrees { .. } => none,
+            Self::HalfSpaceTrees(_) => none,
         }
     }
 
@@ -86,7 +107,7 @@ impl Settings {
             Self::RobustZ { window, .. } => [1, window as u64],
             Self::WeightedMean { .. } => [2, 0],
             Self::HoltWinters { season, .. } => [3, season as u64],
-            Self::HalfSpaceTrees { window, .. } => [4, window as u64],
+            Self::HalfSpaceTrees(HalfSpaceSettings { window, .. }) => [4, window as u64],
         };
         hash(&of.map(u64::to_le_bytes).concat())
     }

@@ -52,7 +52,12 @@ fn series(name: &str, rows: &str, windows: &Value) -> Series {
         times.iter().position(|of| *of == time).unwrap_or_else(|| panic!("{name} has no row of {time}"))
     };
     let windows = windows.as_array().expect("windows").iter().map(|window| (row_of(&window[0]), row_of(&window[1])));
-    Series { name: name.to_owned(), windows: windows.collect(), times_ms: times.into_iter().map(time_ms).collect(), values }
+    Series {
+        name: name.to_owned(),
+        windows: windows.collect(),
+        times_ms: times.into_iter().map(time_ms).collect(),
+        values,
+    }
 }
 
 /// Of "2014-02-26 13:45:00", taken as UTC.
