@@ -8,6 +8,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 const VALUES: usize = 10_000;
+/// Of a state.
+const READS: usize = 100;
 
 fn series(criterion: &mut Criterion) {
     let random = &mut StdRng::seed_from_u64(1);
@@ -19,6 +21,7 @@ fn series(criterion: &mut Criterion) {
     });
     for (name, settings) in detectors() {
         let detector = Detector::new(settings).expect("settings within their bounds");
+        group.throughput(Throughput::Elements(VALUES as u64));
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let mut state = detector.begin();
@@ -28,9 +31,10 @@ fn series(criterion: &mut Criterion) {
         let mut state = detector.begin();
         values.iter().for_each(|x| _ = detector.score(&mut state, 0, *x));
         let bytes = state.encode();
+        group.throughput(Throughput::Elements(READS as u64));
         group.bench_function(format!("{name}: read and write a state of {} bytes", bytes.len()), |bencher| {
             bencher.iter(|| {
-                for _ in 0..VALUES {
+                for _ in 0..READS {
                     black_box(detector.decode(black_box(&bytes)).expect("a state").encode());
                 }
             });

@@ -187,7 +187,7 @@ impl<'a> Descent<'a> {
         // The root is 1, the halves of n are 2 n and 2 n + 1.
         let node = 1_u64 << self.level | u64::from(self.path);
         let drawn = random(self.trees.seed, self.tree, node) >> 32;
-        let dimension = (drawn * self.trees.shingle as u64 >> 32) as usize;
+        let dimension = ((drawn * self.trees.shingle as u64) >> 32) as usize;
         let (low, high) = &mut self.part[dimension];
         let middle = (*low + *high) * 0.5;
         let is_upper = point[dimension] >= middle;
