@@ -21,6 +21,7 @@ pub mod guard;
 pub mod link;
 pub mod model;
 pub mod network;
+pub mod series;
 pub mod similarity;
 
 pub use error::ModelError;

@@ -24,7 +24,6 @@ pub mod nearest;
 pub mod network;
 mod owner;
 pub mod pinned;
-pub mod plain;
 pub mod program;
 pub mod series;
 mod slot;

@@ -6,8 +6,9 @@ use super::abi::{SeriesArgs, THREADS, WINDOW_MAX};
 use super::desk::{Desk, Held};
 use super::device::{Asker, GpuDevice};
 use super::driver::Launch;
-use super::plain::Detector;
+
 use crate::device::DeviceError;
+use crate::series::Parameters;
 
 /// What is expected of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub struct States {
     /// None only while it is dropped.
     parts: Option<Arc<Parts>>,
     method: Method,
-    detector: Detector,
+    parameters: Parameters,
     slots: usize,
 }
 
@@ -66,14 +67,14 @@ impl Method {
 
 impl States {
     /// Empty states. Errors: the window is beyond bounds, or they do not fit the device.
-    pub fn new(device: &GpuDevice, method: Method, detector: Detector, slots: usize) -> Result<Self, DeviceError> {
-        if !(1..=WINDOW_MAX).contains(&detector.window) || detector.warm_up > WINDOW_MAX || slots == 0 {
-            return Err(DeviceError::Unsupported(format!("{slots} states of {detector:?}")));
+    pub fn new(device: &GpuDevice, method: Method, parameters: Parameters, slots: usize) -> Result<Self, DeviceError> {
+        if !(1..=WINDOW_MAX).contains(&parameters.window) || parameters.warm_up > WINDOW_MAX || slots == 0 {
+            return Err(DeviceError::Unsupported(format!("{slots} states of {parameters:?}")));
         }
         let asker = device.asker();
-        let sizes = [slots * method.state_bytes(detector.window), slots * 4];
+        let sizes = [slots * method.state_bytes(parameters.window), slots * 4];
         let parts = asker.run(move |desk| make(desk, sizes))?;
-        Ok(Self { asker, parts: Some(Arc::new(parts)), method, detector, slots })
+        Ok(Self { asker, parts: Some(Arc::new(parts)), method, parameters, slots })
     }
 
     /// Scores a batch and changes the states. Errors: the batch is not as it must be, and nothing has changed; or the device
@@ -84,8 +85,8 @@ impl States {
         if batch.values.is_empty() {
             return Ok(Vec::new());
         }
-        let (parts, method, detector) = (Arc::clone(parts), self.method, self.detector);
-        self.asker.run(move |desk| run(desk, &parts, method, &detector, &batch))
+        let (parts, method, parameters) = (Arc::clone(parts), self.method, self.parameters);
+        self.asker.run(move |desk| run(desk, &parts, method, &parameters, &batch))
     }
 }
 
@@ -132,7 +133,7 @@ fn run(
     desk: &mut Desk<'_>,
     parts: &Parts,
     method: Method,
-    detector: &Detector,
+    parameters: &Parameters,
     batch: &Batch,
 ) -> Result<Vec<f64>, DeviceError> {
     desk.check(&parts.state)?;
@@ -152,13 +153,13 @@ fn run(
         state: parts.state.address(),
         counts: parts.counts.address(),
         series: series as u32,
-        window: detector.window as u32,
-        warm_up: detector.warm_up as u32,
+        window: parameters.window as u32,
+        warm_up: parameters.warm_up as u32,
         unused: 0,
-        alpha: detector.alpha,
-        beta: detector.beta,
-        gamma: detector.gamma,
-        deviation_min: detector.deviation_min,
+        alpha: parameters.alpha,
+        beta: parameters.beta,
+        gamma: parameters.gamma,
+        deviation_min: parameters.deviation_min,
     };
     let grid = (series.div_ceil(THREADS as usize) as u32, 1);
     let launch = Launch { kernel: method.kernel(), grid, threads: THREADS, shared: 0 };

@@ -12,8 +12,8 @@ use engram_models::gpu::abi::{
 use engram_models::gpu::forest::{ForestImage, Rows};
 use engram_models::gpu::nearest::neighbor_of;
 use engram_models::gpu::network::NetworkImage;
-use engram_models::gpu::plain::Detector;
 use engram_models::network::{Activation, exp};
+use engram_models::series::Parameters;
 use engram_models::similarity::{Vectors, lengths};
 use libloading::Library;
 use rand::rngs::StdRng;
@@ -296,18 +296,18 @@ fn least_keys(host: &Library, matrix: &[f32], asked: &[f32], width: usize, k: us
 
 #[test]
 fn detectors_give_the_scores_of_the_reference() {
-    type Reference = fn(&Detector, &[f32]) -> Vec<f64>;
+    type Reference = fn(&Parameters, &[f32]) -> Vec<f64>;
     type StateBytes = fn(usize) -> usize;
     let Some(host) = &*HOST else { return };
     let detectors: [(&str, Reference, StateBytes); 3] = [
-        ("series_robust_z", Detector::robust_z, |window| 8 * window),
-        ("series_weighted_mean", Detector::weighted_mean, |_| 16),
-        ("series_holt_winters", Detector::holt_winters, |window| 8 * (3 + window)),
+        ("series_robust_z", Parameters::robust_z, |window| 8 * window),
+        ("series_weighted_mean", Parameters::weighted_mean, |_| 16),
+        ("series_holt_winters", Parameters::holt_winters, |window| 8 * (3 + window)),
     ];
     for seed in 0..60 {
         let random = &mut StdRng::seed_from_u64(seed);
         let window = random.random_range(1..30_usize);
-        let detector = Detector {
+        let detector = Parameters {
             window,
             warm_up: random.random_range(0..=window),
             alpha: random.random_range(0.01..0.99),
@@ -339,7 +339,7 @@ fn detectors_give_the_scores_of_the_reference() {
 fn detector_scores(
     host: &Library,
     kernel: &str,
-    detector: &Detector,
+    detector: &Parameters,
     state_bytes: usize,
     series: &[Vec<f32>],
     random: &mut StdRng,

@@ -8,9 +8,9 @@ use arrow::array::Float32Array;
 use engram_models::clock::Monotonic;
 use engram_models::device::{Device, DeviceError, PlainDevice, is_same};
 use engram_models::gpu::nearest::Matrix;
-use engram_models::gpu::plain::Detector;
 use engram_models::gpu::series::{Batch, Method, States};
 use engram_models::gpu::{GpuDevice, Settings};
+use engram_models::series::Parameters;
 use engram_models::similarity::{Vectors, lengths};
 use engram_models::{Kind, Model};
 use rand::rngs::StdRng;
@@ -179,7 +179,7 @@ fn the_nearest_rows_of_a_matrix_are_the_reference_s() {
 #[test]
 fn states_of_series_are_kept_between_batches() {
     let Some((device, control)) = device(settings()) else { return };
-    let detector = Detector { window: 12, warm_up: 5, alpha: 0.3, beta: 0.1, gamma: 0.2, deviation_min: 1e-3 };
+    let detector = Parameters { window: 12, warm_up: 5, alpha: 0.3, beta: 0.1, gamma: 0.2, deviation_min: 1e-3 };
     let random = &mut StdRng::seed_from_u64(5);
     let series: Vec<Vec<f32>> = (0..50).map(|_| (0..60).map(|_| random.random_range(-5.0..5.0)).collect()).collect();
     for method in [Method::RobustZ, Method::WeightedMean, Method::HoltWinters] {
