@@ -240,6 +240,25 @@ fn margins_of_many_features_are_the_references() {
     }
 }
 
+/// More thresholds of a feature than a lane has cuts; missing values beside the last cut of a lane, too.
+#[test]
+fn margins_of_many_thresholds_are_the_references() {
+    for seed in 0..4 {
+        let shape = Shape {
+            seed,
+            features: 1,
+            outputs: 1,
+            trees: 100,
+            thresholds: 3000,
+            others: 0,
+            vectors: false,
+            double: false,
+            base_last: false,
+        };
+        check(&shape, false, &[600]);
+    }
+}
+
 #[test]
 fn scores_are_the_links() {
     let shape = Shape {
