@@ -248,7 +248,7 @@ fn margins_of_many_thresholds_are_the_references() {
             feature: 0,
             test: Test::Less(threshold as f32),
             missing: Missing::Nan,
-            default_left: threshold % 3 == 0,
+            default_left: threshold.is_multiple_of(3),
             left: 1,
             right: 2,
         };
