@@ -129,6 +129,7 @@ fn compare(folder: &Path, case: &Case, rows: usize) -> Vec<String> {
         Kind::Network(network) => (Precision::Single, network.link, 1),
     };
     let inputs = floats(&read(&case.rows), Type::F32);
+    assert_eq!(inputs.len(), case.columns * rows, "{}", case.rows);
     let answers: Vec<_> = case.answers.iter().map(|answer| floats(&read(&answer.file), answer.r#type)).collect();
     let mut worst: Vec<Difference> = case.answers.iter().map(|_| Difference::default()).collect();
     // A model may have features that no tree asks for, and the rows have no columns of.
