@@ -13,6 +13,7 @@ CARGO_DENY_VERSION := 0.20.2
 VENV := tests/clients/.venv
 PEERS := models/tests/peers/.venv
 EDITORS := tests/clients/yjs/node_modules
+KERNELS := models/kernels
 KAFKA_DIR ?= .kafka
 ARGS ?=
 
@@ -35,7 +36,7 @@ build: ## build the engram binary
 	@echo "built $(ENGRAM)"
 
 .PHONY: test
-test: setup kafka-fetch $(VENV)/.done $(PEERS)/.done $(EDITORS)/.done ## run all tests; ARGS goes to `cargo test`
+test: setup kafka-fetch $(VENV)/.done $(PEERS)/.done $(EDITORS)/.done $(KERNELS)/.venv/.done ## run all tests; ARGS goes to `cargo test`
 	@deploy/run-tests.sh $(ARGS)
 
 .PHONY: check
@@ -105,10 +106,18 @@ simulate: ## run 10,000 seeds of the simulation; ARGS goes to it (--seeds, --fir
 mutations: setup ## plant known bugs, one after the other: each must be caught; ARGS names some of them
 	@deploy/mutations.py $(ARGS)
 
+.PHONY: kernels
+kernels: $(KERNELS)/.venv/.done ## compile the GPU's kernels to PTX, which is committed; no GPU is needed
+	$(KERNELS)/.venv/bin/python $(KERNELS)/compile.py
+
+.PHONY: gpu-check
+gpu-check: ## on a host with a GPU: compare its margins with the CPU's, and measure both
+	cargo run --release -p engram-models --example gpu_check -- $(ARGS)
+
 .PHONY: clean
 clean: ## delete what was built here; data folders and compiled dependencies are kept
 	cargo clean --release -p engram -p engram-schemas -p engram-pipeline -p engram-models -p engram-processors -p engram-connectors -p engram-simulation
-	rm -rf $(VENV) $(PEERS) $(EDITORS) deploy/kafka/target
+	rm -rf $(VENV) $(PEERS) $(EDITORS) $(KERNELS)/.venv deploy/kafka/target
 
 $(CARGO_DENY):
 	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)
@@ -121,6 +130,11 @@ $(VENV)/.done: tests/clients/requirements.txt
 $(PEERS)/.done: models/tests/peers/requirements.txt
 	python3 -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r models/tests/peers/requirements.txt
+	@touch $@
+
+$(KERNELS)/.venv/.done: $(KERNELS)/requirements.txt
+	python3 -m venv $(KERNELS)/.venv
+	$(KERNELS)/.venv/bin/pip install --quiet --disable-pip-version-check -r $(KERNELS)/requirements.txt
 	@touch $@
 
 $(EDITORS)/.done: tests/clients/yjs/package-lock.json

@@ -7,14 +7,21 @@
 //! INVARIANT: what a model gives is defined by its `Forest` or `Network` alone, by the reference evaluation beside each. Every
 //! device gives the same margins, bit for bit.
 
+pub mod breaker;
+pub mod chooser;
+pub mod clock;
 pub mod cpu;
 pub mod device;
 pub mod error;
 pub mod forest;
 pub mod format;
+pub mod golden;
+pub mod gpu;
+pub mod guard;
 pub mod link;
 pub mod model;
 pub mod network;
+pub mod series;
 pub mod similarity;
 
 pub use error::ModelError;

@@ -6,15 +6,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use arrow::array::Float32Array;
+use engram_models::device::{CpuDevice, Device as _, is_same};
 use engram_models::link::{Link, Precision};
-use engram_models::network::Layer;
-use engram_models::{Kind, Model, Network};
+use engram_models::{Kind, Model};
 use serde::Deserialize;
 
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers");
 
-/// Trees times rows that the reference evaluation is asked for in one case. Of models of more trees fewer rows are compared.
-const TREES_TIMES_ROWS_MAX: usize = 10_000_000;
+/// Trees times rows that the reference evaluation is asked for in one case, beside the CPU's engine, which has all rows.
+const TREES_TIMES_ROWS_MAX: usize = 1_000_000;
 
 #[derive(Deserialize)]
 struct Manifest {
@@ -128,22 +129,33 @@ fn compare(folder: &Path, case: &Case, rows: usize) -> Vec<String> {
         Kind::Network(network) => (Precision::Single, network.link, 1),
     };
     let inputs = floats(&read(&case.rows), Type::F32);
-    let compared = rows.min(TREES_TIMES_ROWS_MAX / trees);
+    assert_eq!(inputs.len(), case.columns * rows, "{}", case.rows);
     let answers: Vec<_> = case.answers.iter().map(|answer| floats(&read(&answer.file), answer.r#type)).collect();
     let mut worst: Vec<Difference> = case.answers.iter().map(|_| Difference::default()).collect();
-    let mut row = vec![0.0; model.features()];
-    for number in 0..compared {
-        for (column, value) in row.iter_mut().enumerate().take(case.columns) {
-            *value = inputs[column * rows + number] as f32;
+    // A model may have features that no tree asks for, and the rows have no columns of.
+    let column = |column: usize| -> Float32Array {
+        (0..rows)
+            .map(|row| inputs.get(column * rows + row).map_or(0.0, |value| *value as f32))
+            .collect::<Vec<_>>()
+            .into()
+    };
+    let columns: Vec<Float32Array> = (0..model.features()).map(column).collect();
+    let mut scorer = CpuDevice::new(2).load(&model).expect("the CPU runs any model");
+    let all_margins = scorer.score(&columns).expect("the batch is sound");
+    let by_reference = rows.min(TREES_TIMES_ROWS_MAX / trees);
+    for (number, margins) in all_margins.chunks_exact(model.margins()).enumerate() {
+        if number < by_reference {
+            let row: Vec<f32> = columns.iter().map(|column| column.value(number)).collect();
+            let expected = match &model.kind {
+                Kind::Forest(forest) => forest.margins(&row),
+                Kind::Network(network) => network.margins(&row).into_iter().map(f64::from).collect(),
+            };
+            assert!(is_same(margins, &expected), "{}: row {number}: {margins:?} is not {expected:?}", case.name);
         }
-        let margins = match &model.kind {
-            Kind::Forest(forest) => forest.margins(&row),
-            Kind::Network(network) => dense(network, &row),
-        };
         let mut scores = vec![0.0; link.scores(margins.len())];
-        link.apply(precision, &margins, &mut scores);
+        link.apply(precision, margins, &mut scores);
         for ((answer, values), worst) in case.answers.iter().zip(&answers).zip(&mut worst) {
-            let ours = if answer.of == Of::Margins { &margins } else { &scores };
+            let ours = if answer.of == Of::Margins { margins } else { &scores };
             assert_eq!(ours.len(), answer.columns, "{} {}", case.name, answer.file);
             let theirs = &values[number * answer.columns..][..answer.columns];
             ours.iter().zip(theirs).for_each(|(ours, theirs)| worst.add(answer.r#type, number, *ours, *theirs));
@@ -161,17 +173,9 @@ fn compare(folder: &Path, case: &Case, rows: usize) -> Vec<String> {
             (true, _) => format!("within {tolerance:?}: {worst:?}"),
             (false, _) => format!("WRONG, not within {tolerance:?}: {worst:?}"),
         };
-        format!("{}: {compared} rows, {:?} of {} in {:?}: {verdict}", case.name, answer.of, answer.peer, answer.r#type)
+        format!("{}: {rows} rows, {:?} of {} in {:?}: {verdict}", case.name, answer.of, answer.peer, answer.r#type)
     });
     lines.collect()
-}
-
-/// What a network of a single layer gives.
-fn dense(network: &Network, row: &[f32]) -> Vec<f64> {
-    let [Layer::Dense { weights, bias }] = &network.layers[..] else { panic!("it has more layers") };
-    let sum =
-        |(weights, bias): (&[f32], &f32)| weights.iter().zip(row).fold(*bias, |sum, (weight, x)| sum + weight * x);
-    weights.chunks_exact(row.len()).zip(bias).map(sum).map(f64::from).collect()
 }
 
 /// The farthest that two answers are from each other.

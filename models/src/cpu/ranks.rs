@@ -118,14 +118,15 @@ impl Ranks {
     /// Ranks the rows from `start` on, at most a block of them. Bytes beyond them are of no meaning.
     pub fn fill(&self, columns: &Columns<'_>, start: usize, rows: usize, to: &mut Lanes) {
         let Lanes { bytes, values, ranks } = to;
+        let values = &mut values[..rows];
         for axis in &self.axes {
-            columns.column(axis.feature).copy(start, &mut values[..rows]);
+            columns.column(axis.feature).copy(start, values);
             match axis.missing {
                 Missing::Nan => {}
                 Missing::NanOrZero => replace(values, |value| if value.abs() <= ZERO_MAX { f32::NAN } else { value }),
                 Missing::NanIsZero => replace(values, |value| if value.is_nan() { 0.0 } else { value }),
             }
-            axis.search.ranks(&values[..rows], &mut ranks[..rows]);
+            axis.search.ranks(values, &mut ranks[..rows]);
             for (chunk, missing_left, lane) in &axis.lanes {
                 let below = (chunk * CHUNK) as u32;
                 let missing = signed(if *missing_left { 0 } else { CHUNK as u32 });
@@ -136,8 +137,8 @@ impl Ranks {
             }
         }
         for (split, sets) in &self.flags {
-            columns.column(split.feature).copy(start, &mut values[..rows]);
-            for (byte, value) in bytes[split.left as usize].iter_mut().zip(&values[..rows]) {
+            columns.column(split.feature).copy(start, values);
+            for (byte, value) in bytes[split.left as usize].iter_mut().zip(&*values) {
                 *byte = if split.goes_left(*value, sets) { i8::MIN } else { i8::MAX };
             }
         }

@@ -37,11 +37,7 @@ impl Search {
     pub fn ranks(&self, values: &[f32], ranks: &mut [u32]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
-                // SAFETY: the processor has it.
-                return unsafe { x86::ranks_avx512(&self.levels, values, ranks) };
-            }
-            if is_x86_feature_detected!("avx2") {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") {
                 // SAFETY: the processor has it.
                 return unsafe { x86::ranks_avx2(&self.levels, values, ranks) };
             }
@@ -65,21 +61,9 @@ fn climb(levels: &[Vec<[f32; WIDTH]>], values: &[f32], ranks: &mut [u32], count:
 /// The compiler makes no mask of a comparison by itself.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::{
-        _CMP_LE_OQ, _mm256_cmp_ps, _mm256_loadu_ps, _mm256_movemask_ps, _mm256_set1_ps, _mm512_cmp_ps_mask,
-        _mm512_loadu_ps, _mm512_set1_ps,
-    };
+    use std::arch::x86_64::{_CMP_LE_OQ, _mm256_cmp_ps, _mm256_loadu_ps, _mm256_movemask_ps, _mm256_set1_ps};
 
     use super::{WIDTH, climb};
-
-    #[target_feature(enable = "avx512f,bmi1")]
-    pub fn ranks_avx512(levels: &[Vec<[f32; WIDTH]>], values: &[f32], ranks: &mut [u32]) {
-        climb(levels, values, ranks, |node, value| {
-            // SAFETY: a node is as many values as are loaded.
-            let node = unsafe { _mm512_loadu_ps(node.as_ptr()) };
-            _mm512_cmp_ps_mask::<_CMP_LE_OQ>(node, _mm512_set1_ps(value)).trailing_ones() as usize
-        });
-    }
 
     #[target_feature(enable = "avx2,bmi1")]
     pub fn ranks_avx2(levels: &[Vec<[f32; WIDTH]>], values: &[f32], ranks: &mut [u32]) {

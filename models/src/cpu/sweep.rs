@@ -104,21 +104,13 @@ fn sweep_from<const ROWS: usize>(
 pub(super) fn positions(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usize, positions: &mut [u8; BLOCK]) {
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx512bw")]
+        #[target_feature(enable = "avx2")]
         fn wide(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usize, positions: &mut [u8; BLOCK]) {
             sweep(decisions, lanes, rows, positions);
         }
-        #[target_feature(enable = "avx2")]
-        fn medium(decisions: &[Decision], lanes: &[[i8; BLOCK]], rows: usize, positions: &mut [u8; BLOCK]) {
-            sweep(decisions, lanes, rows, positions);
-        }
-        if is_x86_feature_detected!("avx512bw") {
-            // SAFETY: the processor has it.
-            return unsafe { wide(decisions, lanes, rows, positions) };
-        }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has it.
-            return unsafe { medium(decisions, lanes, rows, positions) };
+            return unsafe { wide(decisions, lanes, rows, positions) };
         }
     }
     sweep(decisions, lanes, rows, positions);

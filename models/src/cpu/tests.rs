@@ -242,6 +242,38 @@ fn margins_of_many_features_are_the_references() {
     }
 }
 
+/// More thresholds of a feature than a lane has cuts: trees of one split each, so that missing values meet all of them.
+#[test]
+fn margins_of_many_thresholds_are_the_references() {
+    let stump = |threshold: usize| {
+        let split = Split {
+            feature: 0,
+            test: Test::Less(threshold as f32),
+            missing: Missing::Nan,
+            default_left: threshold.is_multiple_of(3),
+            left: 1,
+            right: 2,
+        };
+        let values = vec![0.0, (threshold + 1) as f64];
+        let nodes = vec![Node::Split(split), Node::Leaf(0), Node::Leaf(1)];
+        Tree { nodes, leaves: Leaves::Scalar { output: threshold as u32, values }, sets: Vec::new() }
+    };
+    let forest = Forest {
+        features: 1,
+        trees: (0..600).map(stump).collect(),
+        outputs: 600,
+        base: vec![0.0; 600],
+        combine: Combine::BaseFirst,
+        precision: Precision::Single,
+        link: Link::Identity,
+    };
+    let column: Vec<f32> = (-1..601).flat_map(|value| [value as f32, f32::NAN, value as f32 + 0.5]).collect();
+    let mut out = Margins::default();
+    Program::new(&forest).margins(&Columns::new(vec![Column::from(&column[..])]), &mut out);
+    let expected: Vec<u64> = column.iter().flat_map(|value| forest.margins(&[*value])).map(f64::to_bits).collect();
+    assert!(bits(&out) == expected);
+}
+
 #[test]
 fn scores_are_the_links() {
     let shape = Shape {

@@ -141,7 +141,8 @@ pub(super) fn leaves(steps: &[Step], lanes: &Lanes, rows: usize, leaves: &mut [u
                     *at = (step.link >> LANE_BITS).wrapping_add(u32::from(!is_less));
                 }
             }
-            if at == before {
+            // Not `at == before`, which calls memcmp.
+            if at.iter().zip(before).fold(0, |moved, (at, before)| moved | (at ^ before)) == 0 {
                 break;
             }
         }

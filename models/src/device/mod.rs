@@ -4,6 +4,7 @@
 //! it refuses to load.
 
 mod cpu;
+mod plain;
 
 use arrow::array::Float32Array;
 use thiserror::Error;
@@ -11,6 +12,7 @@ use thiserror::Error;
 use crate::model::Model;
 
 pub use cpu::CpuDevice;
+pub use plain::PlainDevice;
 
 /// A CPU or a GPU.
 pub trait Device: Send + Sync {

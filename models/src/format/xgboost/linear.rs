@@ -3,8 +3,8 @@
 //! XGBoost adds the products to bias and base score in the order of the columns, in f32. It leaves out what is missing of a row;
 //! here a row that misses a value has no margin, which is NaN.
 
-use super::malformed;
 use super::value::Value;
+use super::{FORMAT, malformed};
 use crate::error::ModelError;
 use crate::link::Link;
 use crate::network::{Layer, Network};
@@ -24,8 +24,7 @@ pub fn read(booster: &Value, inputs: usize, base: &[f64], link: Link) -> Result<
     // XGBoost 3.2 takes the first output's base score for each.
     let base = base.first().copied().unwrap_or_default() as f32;
     let bias: Vec<f32> = biases.iter().map(|bias| *bias as f32 + base).collect();
-    if weights.iter().chain(&bias).any(|number| !number.is_finite()) {
-        return Err(malformed("a weight is not finite"));
-    }
-    Ok(Network { inputs, layers: vec![Layer::Dense { weights, bias }], link })
+    let network = Network { inputs, layers: vec![Layer::Dense { weights, bias }], link };
+    network.check(FORMAT)?;
+    Ok(network)
 }
