@@ -24,7 +24,7 @@ pub struct TableWriter {
 }
 
 enum Writer {
-    Csv(CsvWriter<File>),
+    Csv(Box<CsvWriter<File>>),
     Parquet(Box<ArrowWriter<File>>),
     Arrow(Box<FileWriter<File>>),
 }
@@ -40,7 +40,7 @@ impl TableWriter {
         let whole = tempfile::Builder::new().permissions(permissions).tempfile_in(folder).with_context(context)?;
         let file = whole.reopen().with_context(context)?;
         let writer = match format {
-            Format::Csv => Writer::Csv(CsvWriter::new(file)),
+            Format::Csv => Writer::Csv(Box::new(CsvWriter::new(file))),
             Format::Parquet => {
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
                 Writer::Parquet(Box::new(ArrowWriter::try_new(file, schema.clone(), Some(properties))?))
