@@ -56,6 +56,16 @@ impl Link {
         }
     }
 
+    /// The scores of a batch of margins, row by row, where a row has so many.
+    pub fn apply_to_rows(self, precision: Precision, outputs: usize, margins: &[f64]) -> Vec<f64> {
+        let width = self.scores(outputs);
+        let mut scores = vec![0.0; margins.len() / outputs * width];
+        for (scores, margins) in scores.chunks_exact_mut(width).zip(margins.chunks_exact(outputs)) {
+            self.apply(precision, margins, scores);
+        }
+        scores
+    }
+
     fn apply_single(self, margins: &[f64], scores: &mut [f64]) {
         let each = |scores: &mut [f64], link: &dyn Fn(f32) -> f32| {
             scores.iter_mut().zip(margins).for_each(|(score, margin)| *score = f64::from(link(*margin as f32)));

@@ -74,11 +74,6 @@ impl Model {
 
     /// The scores of a batch's margins, row by row.
     pub fn scores(&self, margins: &[f64]) -> Vec<f64> {
-        let (of_margins, of_scores) = (self.margins(), self.scores_width());
-        let mut scores = vec![0.0; margins.len() / of_margins * of_scores];
-        for (scores, margins) in scores.chunks_exact_mut(of_scores).zip(margins.chunks_exact(of_margins)) {
-            self.link().apply(self.precision(), margins, scores);
-        }
-        scores
+        self.link().apply_to_rows(self.precision(), self.margins(), margins)
     }
 }

@@ -124,9 +124,10 @@ fn compare(folder: &Path, case: &Case, rows: usize) -> Vec<String> {
         Ok(model) => model,
         Err(error) => return vec![format!("{}: WRONG {error}", case.name)],
     };
-    let (precision, link, trees) = match &model.kind {
-        Kind::Forest(forest) => (forest.precision, forest.link, forest.trees.len()),
-        Kind::Network(network) => (Precision::Single, network.link, 1),
+    let (precision, link) = (model.precision(), model.link());
+    let trees = match &model.kind {
+        Kind::Forest(forest) => forest.trees.len(),
+        Kind::Network(_) => 1,
     };
     let inputs = floats(&read(&case.rows), Type::F32);
     assert_eq!(inputs.len(), case.columns * rows, "{}", case.rows);

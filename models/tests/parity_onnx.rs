@@ -6,7 +6,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use engram_models::link::Precision;
 use engram_models::{Kind, Model};
 use serde::Deserialize;
 
@@ -90,16 +89,11 @@ fn compare(case: &Case, read: &dyn Fn(&str) -> Vec<u8>) -> Result<(), String> {
 
 /// By the definition: the reference evaluation, and the link.
 fn scores(model: &Model, row: &[f32]) -> Vec<f64> {
-    let (margins, precision, link) = match &model.kind {
-        Kind::Forest(forest) => (forest.margins(row), forest.precision, forest.link),
-        Kind::Network(network) => {
-            let margins = network.margins(row).into_iter().map(f64::from).collect();
-            (margins, Precision::Single, network.link)
-        }
+    let margins: Vec<f64> = match &model.kind {
+        Kind::Forest(forest) => forest.margins(row),
+        Kind::Network(network) => network.margins(row).into_iter().map(f64::from).collect(),
     };
-    let mut scores = vec![0.0; link.scores(margins.len())];
-    link.apply(precision, &margins, &mut scores);
-    scores
+    model.scores(&margins)
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

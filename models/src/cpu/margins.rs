@@ -34,24 +34,19 @@ impl Margins {
 
     /// The scores of a batch whose rows have so many margins: row by row, `link.scores(outputs)` of each.
     pub fn scores(&self, outputs: usize, link: Link) -> Vec<f64> {
-        let width = link.scores(outputs);
-        let mut scores = vec![0.0; self.len() / outputs * width];
-        let rows = scores.chunks_exact_mut(width);
+        let precision = match self {
+            Self::Single(_) => Precision::Single,
+            Self::Double(_) => Precision::Double,
+        };
+        link.apply_to_rows(precision, outputs, &self.to_f64())
+    }
+
+    /// The same numbers in f64, which has them all.
+    pub fn to_f64(&self) -> Vec<f64> {
         match self {
-            Self::Single(margins) => {
-                let mut row = vec![0.0; outputs];
-                for (scores, margins) in rows.zip(margins.chunks_exact(outputs)) {
-                    row.iter_mut().zip(margins).for_each(|(to, margin)| *to = f64::from(*margin));
-                    link.apply(Precision::Single, &row, scores);
-                }
-            }
-            Self::Double(margins) => {
-                for (scores, row) in rows.zip(margins.chunks_exact(outputs)) {
-                    link.apply(Precision::Double, row, scores);
-                }
-            }
+            Self::Single(margins) => margins.iter().copied().map(f64::from).collect(),
+            Self::Double(margins) => margins.clone(),
         }
-        scores
     }
 }
 

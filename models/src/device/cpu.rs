@@ -58,10 +58,7 @@ impl Scorer for CpuScorer {
         Ok(match &self.program {
             Ready::Forest(program) => {
                 program.margins_by(self.threads, &columns, &mut self.margins);
-                match &self.margins {
-                    Margins::Single(margins) => margins.iter().copied().map(f64::from).collect(),
-                    Margins::Double(margins) => margins.clone(),
-                }
+                self.margins.to_f64()
             }
             Ready::Network(program) => program.margins_by(self.threads, &columns).into_iter().map(f64::from).collect(),
         })

@@ -20,6 +20,15 @@ impl<'a> Bytes<'a> {
         self.rest.is_empty()
     }
 
+    /// Passes over the next byte, if it is that one.
+    pub fn skip(&mut self, expected: u8) -> bool {
+        let is_next = self.peek() == Some(expected);
+        if is_next {
+            self.byte();
+        }
+        is_next
+    }
+
     pub fn peek(&self) -> Option<u8> {
         self.rest.first().copied()
     }

@@ -39,22 +39,22 @@ impl Reader<'_> {
         self.bytes.byte();
         let mut fields = Vec::new();
         self.skip_space();
-        if self.skip(b'}') {
+        if self.bytes.skip(b'}') {
             return Ok(Value::Map(fields));
         }
         loop {
             self.skip_space();
             let name = self.text()?;
             self.skip_space();
-            if !self.skip(b':') {
+            if !self.bytes.skip(b':') {
                 return Err(self.unexpected());
             }
             fields.push((name, self.value(depth + 1)?));
             self.skip_space();
-            if self.skip(b'}') {
+            if self.bytes.skip(b'}') {
                 return Ok(Value::Map(fields));
             }
-            if !self.skip(b',') {
+            if !self.bytes.skip(b',') {
                 return Err(self.unexpected());
             }
         }
@@ -64,16 +64,16 @@ impl Reader<'_> {
         self.bytes.byte();
         let mut array = Array::default();
         self.skip_space();
-        if self.skip(b']') {
+        if self.bytes.skip(b']') {
             return Ok(array.finish());
         }
         loop {
             array.push(self.value(depth + 1)?);
             self.skip_space();
-            if self.skip(b']') {
+            if self.bytes.skip(b']') {
                 return Ok(array.finish());
             }
-            if !self.skip(b',') {
+            if !self.bytes.skip(b',') {
                 return Err(self.unexpected());
             }
         }
@@ -104,7 +104,7 @@ impl Reader<'_> {
     }
 
     fn text(&mut self) -> Result<String, ModelError> {
-        if !self.skip(b'"') {
+        if !self.bytes.skip(b'"') {
             return Err(self.unexpected());
         }
         let mut text = Vec::new();
@@ -159,14 +159,6 @@ impl Reader<'_> {
         while self.bytes.peek().is_some_and(|byte| byte.is_ascii_whitespace()) {
             self.bytes.byte();
         }
-    }
-
-    fn skip(&mut self, expected: u8) -> bool {
-        let is_next = self.bytes.peek() == Some(expected);
-        if is_next {
-            self.bytes.byte();
-        }
-        is_next
     }
 
     fn unexpected(&self) -> ModelError {

@@ -40,7 +40,7 @@ impl Reader<'_> {
 
     fn map(&mut self, depth: usize) -> Result<Value, ModelError> {
         let mut fields = Vec::new();
-        while !self.skip(b'}') {
+        while !self.bytes.skip(b'}') {
             let name = self.text()?;
             fields.push((name, self.value(depth + 1)?));
         }
@@ -48,21 +48,21 @@ impl Reader<'_> {
     }
 
     fn array(&mut self, depth: usize) -> Result<Value, ModelError> {
-        if self.skip(b'$') {
+        if self.bytes.skip(b'$') {
             let marker = self.byte()?;
-            if !self.skip(b'#') {
+            if !self.bytes.skip(b'#') {
                 return Err(self.unexpected());
             }
             let count = self.length()?;
             return self.typed(marker, count);
         }
         let mut array = Array::default();
-        if self.skip(b'#') {
+        if self.bytes.skip(b'#') {
             for _ in 0..self.length()? {
                 array.push(self.value(depth + 1)?);
             }
         } else {
-            while !self.skip(b']') {
+            while !self.bytes.skip(b']') {
                 array.push(self.value(depth + 1)?);
             }
         }
@@ -116,14 +116,6 @@ impl Reader<'_> {
 
     fn byte(&mut self) -> Result<u8, ModelError> {
         self.bytes.byte().ok_or_else(|| self.unexpected())
-    }
-
-    fn skip(&mut self, expected: u8) -> bool {
-        let is_next = self.bytes.peek() == Some(expected);
-        if is_next {
-            self.bytes.byte();
-        }
-        is_next
     }
 
     fn unexpected(&self) -> ModelError {
