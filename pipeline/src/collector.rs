@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use engram_schemas::manifest::Batch;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use crate::clock::Clock;
@@ -52,6 +53,9 @@ pub struct Collector {
     recorded: Option<VecDeque<i64>>,
     /// In a replay: how often it was asked for more.
     unrecorded: usize,
+    batches: Vec<Batch>,
+    /// In a replay: those of the commit that are still to end.
+    recorded_batches: Option<VecDeque<Batch>>,
     stream_time: i64,
     seed: i64,
     /// Random numbers told.
@@ -75,6 +79,7 @@ pub struct ClockUse {
 pub struct Collected {
     pub outputs: i64,
     pub wall_clock: Vec<i64>,
+    pub batches: Vec<Batch>,
     pub stream_time: i64,
     /// 0 if no random number was asked for.
     pub seed: i64,
@@ -96,6 +101,8 @@ impl Collector {
             wall_clock: Vec::new(),
             recorded: None,
             unrecorded: 0,
+            batches: Vec::new(),
+            recorded_batches: None,
             stream_time: i64::MIN,
             seed: 0,
             randoms: 0,
@@ -113,6 +120,7 @@ impl Collector {
         self.written = 0;
         self.bytes = 0;
         self.wall_clock.clear();
+        self.batches.clear();
         self.stream_time = i64::MIN;
         self.seed = self.digest.digest() as i64 ^ xxh3_64(self.source.as_bytes()) as i64 ^ sequence;
         self.randoms = 0;
@@ -235,6 +243,24 @@ impl Collector {
         ClockUse { unrecorded: self.unrecorded, left: self.recorded.as_ref().map_or(0, VecDeque::len) }
     }
 
+    /// From now on batches end where these do.
+    pub fn recorded_batches(&mut self, batches: &[Batch]) {
+        self.recorded_batches = Some(batches.iter().cloned().collect());
+    }
+
+    /// See `Context::recorded_batch`.
+    pub fn recorded_batch(&self) -> Option<(&str, i64)> {
+        self.recorded_batches.as_ref()?.front().map(|batch| (batch.model.as_str(), batch.rows))
+    }
+
+    /// See `Context::end_batch`.
+    pub fn end_batch(&mut self, model: &str, hash: &str, rows: i64, is_fallback: impl FnOnce() -> bool) -> bool {
+        let recorded = self.recorded_batches.as_mut().and_then(|batches| batches.pop_front_if(|next| next.model == model));
+        let is_fallback = recorded.map_or_else(is_fallback, |batch| batch.is_fallback);
+        self.batches.push(Batch { model: model.to_owned(), hash: hash.to_owned(), rows, is_fallback });
+        is_fallback
+    }
+
     /// The next number of the commit's sequence, which the seed in its manifest gives again: the xxh3 of its index.
     ///
     /// The seed follows from the history until this commit, so that one that is aborted and made again draws the same.
@@ -251,6 +277,7 @@ impl Collector {
         Collected {
             outputs: self.written,
             wall_clock: std::mem::take(&mut self.wall_clock),
+            batches: std::mem::take(&mut self.batches),
             stream_time: self.stream_time,
             seed: if self.randoms > 0 { self.seed } else { 0 },
             digest: self.digest.digest128().to_be_bytes(),

@@ -130,6 +130,7 @@ pub fn manifest(about: &About<'_>, taken: &mut Taken, queues: &[RecordQueue], co
         changelog: vec![ChangelogEnd { topic: about.changelog.to_owned(), partition: about.partition, end: 0 }],
         wall_clock: collected.wall_clock,
         firings: about.firings.to_vec(),
+        batches: collected.batches,
         seed: collected.seed,
         schema_ids: about.schema_ids.to_vec(),
         build: concat!("engram ", env!("CARGO_PKG_VERSION")).to_owned(),

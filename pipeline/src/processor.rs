@@ -198,6 +198,19 @@ impl Context<'_> {
         self.collector.wall_clock_ms()
     }
 
+    /// The batch that ends next, where that is settled, as in a replay: its model, and with how many rows. A batch of another
+    /// model waits for it. `None`: the processor decides.
+    pub fn recorded_batch(&self) -> Option<(&str, i64)> {
+        self.collector.recorded_batch()
+    }
+
+    /// Ends a batch of rows that a model scores: it goes into the manifest. `is_fallback` finds out whether something must
+    /// stand in for the model, which depends on more than the log; a replay is told instead what came of it then. Returns that.
+    /// All batches end in `before_commit` at the latest.
+    pub fn end_batch(&mut self, model: &str, hash: &str, rows: i64, is_fallback: impl FnOnce() -> bool) -> bool {
+        self.collector.end_batch(model, hash, rows, is_fallback)
+    }
+
     /// The same sequence of numbers for the same commit, whoever makes it: for sampling, never for secrets.
     pub fn random(&mut self) -> u64 {
         self.collector.random()

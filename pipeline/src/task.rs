@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use engram_schemas::manifest::Manifest;
 use engram_schemas::registry::Registry;
 
 use crate::changelog;
@@ -251,9 +252,10 @@ impl Task {
         (self.workspace.stores.iter_mut().map(Store::take_trace).collect(), self.workspace.collector.take_traced())
     }
 
-    /// For a replay: what the processor's clock is to tell until the commit.
-    pub(crate) fn recorded_clock(&mut self, readings: &[i64]) {
-        self.workspace.collector.recorded_clock(readings);
+    /// For a replay: what the processor's clock is to tell until the commit, and where batches end.
+    pub(crate) fn recorded(&mut self, manifest: &Manifest) {
+        self.workspace.collector.recorded_clock(&manifest.wall_clock);
+        self.workspace.collector.recorded_batches(&manifest.batches);
     }
 
     /// How the processor has asked its clock in a replay.

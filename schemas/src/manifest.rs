@@ -23,6 +23,8 @@ pub struct Manifest {
     #[serde(default)]
     pub set_aside: Vec<SetAside>,
     #[serde(default)]
+    pub batches: Vec<Batch>,
+    #[serde(default)]
     pub seed: i64,
     #[serde(default)]
     pub schema_ids: Vec<i32>,
@@ -70,6 +72,15 @@ pub struct Firing {
 pub struct SetAside {
     pub after: i64,
     pub cause: String,
+}
+
+/// Rows that a model scored at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    pub model: String,
+    pub hash: String,
+    pub rows: i64,
+    pub is_fallback: bool,
 }
 
 /// The offset after the commit's last changelog record.

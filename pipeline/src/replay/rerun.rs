@@ -121,6 +121,9 @@ impl Remade {
                 format!("it asks the clock {} times, and did {asked} times", asked + clock.unrecorded - clock.left);
             return Err(strayed(commit, &what));
         }
+        if self.manifest.batches != commit.manifest.batches {
+            return Err(strayed(commit, "its batches are other ones"));
+        }
         if self.manifest.digest != commit.manifest.digest {
             let (now, then) = (hex(&self.manifest.digest), hex(&commit.manifest.digest));
             let what = format!(
@@ -338,7 +341,7 @@ impl Rerun {
     fn take(&mut self, commit: &Commit, until: Until<'_>) -> Result<(), ReplayError> {
         let manifest = &commit.manifest;
         self.clock.set(commit.time_ms);
-        self.task.recorded_clock(&manifest.wall_clock);
+        self.task.recorded(manifest);
         let mut left = match until {
             Until::Steps(count) => count,
             _ => usize::MAX,
