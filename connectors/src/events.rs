@@ -47,7 +47,7 @@ pub fn subject(of: Of, topic: &str, name: Option<&str>) -> Result<&'static Subje
 }
 
 fn is_input(topic: &str) -> bool {
-    topic.ends_with(".events") || topic == "document.edits"
+    topic.ends_with(".events") || matches!(topic, "document.edits" | "telemetry.metrics")
 }
 
 /// Encodes events of one type.

@@ -142,6 +142,12 @@ pub const CONTRACT: &[Subject] = &[
     of::<crate::dead_letter::LetterReplayed>("dead-letters.replays", "topic"),
     of::<crate::manifest::Manifest>("engram-activity-manifests", "service"),
     of::<crate::manifest::Manifest>("engram-collaboration-manifests", "service"),
+    of::<crate::manifest::Manifest>("engram-scoring-manifests", "service"),
+    of::<crate::telemetry::Metric>("telemetry.metrics", "entity"),
+    of::<crate::telemetry::Sample>("telemetry.metrics", "entity"),
+    of::<crate::scoring::ModelLoaded>("control.commands", "name"),
+    of::<crate::scoring::ModelUnloaded>("control.commands", "name"),
+    of::<crate::scoring::Score>("scores", "series"),
 ];
 
 const fn of<E: Event>(topic: &'static str, key: &'static str) -> Subject {

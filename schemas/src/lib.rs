@@ -12,6 +12,7 @@ pub mod wire;
 pub mod codec;
 pub mod columnar;
 pub mod json;
+pub mod projection;
 
 pub mod event;
 pub mod yjs;
@@ -24,6 +25,8 @@ pub mod manifest;
 pub mod memory;
 pub mod operations;
 pub mod presence;
+pub mod scoring;
+pub mod telemetry;
 
 mod bounds;
 mod intern;

@@ -19,6 +19,8 @@ use engram_schemas::operations::ServiceInstance;
 use engram_schemas::presence::{Presence, SessionLeft, SessionSeen};
 use engram_schemas::registry::Registry;
 use engram_schemas::registry::memory::MemoryRegistry;
+use engram_schemas::scoring::{ModelLoaded, ModelUnloaded, Score};
+use engram_schemas::telemetry::{Metric, Sample};
 use engram_schemas::{CONTRACT, Event, SchemaId, wire};
 
 struct Version {
@@ -114,6 +116,19 @@ fn no_schema_has_aliases() {
 }
 
 /// Whatever FULL_TRANSITIVE lets others add to an event, it is read, and what is known of it is right.
+#[test]
+fn telemetry_keeps_its_bytes() {
+    golden::<Metric>();
+    golden::<Sample>();
+}
+
+#[test]
+fn scoring_keeps_its_bytes() {
+    golden::<Score>();
+    golden::<ModelLoaded>();
+    golden::<ModelUnloaded>();
+}
+
 #[test]
 fn evolved_events_are_read() {
     let event = serde_json::json!({
