@@ -13,6 +13,7 @@ pub mod clock;
 pub mod cpu;
 pub mod device;
 pub mod error;
+pub mod features;
 pub mod forest;
 pub mod format;
 pub mod golden;

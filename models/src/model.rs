@@ -36,6 +36,15 @@ impl Model {
         Ok(Self { kind, format, names, hash })
     }
 
+    /// The definition by which its margins are computed, with its version: every device follows it. It changes when any model's
+    /// margins do.
+    pub fn kernel(&self) -> &'static str {
+        match &self.kind {
+            Kind::Forest(_) => "forest-1",
+            Kind::Network(_) => "network-1",
+        }
+    }
+
     /// Columns of its input.
     pub fn features(&self) -> usize {
         match &self.kind {

@@ -27,6 +27,7 @@ pub use error::SeriesError;
 pub use parameters::Parameters;
 pub use settings::{HalfSpaceSettings, Settings};
 
+pub(crate) use encoding::hash;
 use encoding::{Reader, Writer};
 use half_space::{HalfSpace, Masses};
 use holt_winters::HoltWinters;
