@@ -130,6 +130,8 @@ $(VENV)/.done: tests/clients/requirements.txt
 $(PEERS)/.done: models/tests/peers/requirements.txt
 	python3 -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r models/tests/peers/requirements.txt
+	# For its data alone, so without what it needs to run.
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps river==0.26.1
 	@touch $@
 
 $(KERNELS)/.venv/.done: $(KERNELS)/requirements.txt

@@ -83,10 +83,32 @@ pub enum Command {
     DeadLetters(DeadLetters),
     /// Let a service begin anew: forgets its positions, stores, changelog and outputs
     Reset(Reset),
+    /// Models that score events as they come
+    #[command(subcommand)]
+    Models(Models),
     /// Scores of a file's rows by a model, without a log
     Score(Score),
     /// Measure
     Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Models {
+    /// Let a model score events from now on, in place of the one of this name
+    Load {
+        /// Name of the model, in its scores
+        name: String,
+        /// XGBoost JSON or UBJSON, LightGBM text, a Treelite checkpoint (version 4), or ONNX
+        #[arg(long, value_name = "FILE")]
+        model: PathBuf,
+        /// Which events it scores, and what its columns are made of (TOML), see docs/scoring.md
+        #[arg(long, value_name = "FILE")]
+        features: PathBuf,
+    },
+    /// Let a model score nothing from now on
+    Unload { name: String },
+    /// The models that are in service
+    List,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! The configuration file: everything that has a bound or a default, by name. Unknown names are refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use engram_pipeline::snapshot::Policy;
 use engram_pipeline::worker::{CommitOptions, Guarantee};
 use engram_processors::activity::{ActivityConfig, Dimension, LateEvents, SourceConfig};
 use engram_processors::collaboration::{self, documents::DocumentsConfig};
+use engram_processors::scoring;
 use serde::{Deserialize, Deserializer};
 
 use crate::values::duration_ms;
@@ -43,6 +44,77 @@ pub struct Config {
     pub auth: auth::Config,
     pub gateway: Limits,
     pub collaboration: DocumentsConfig,
+    pub scoring: Scoring,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scoring {
+    /// Whose events models may score.
+    pub topics: Vec<String>,
+    /// A batch ends when it has so many rows, so many bytes of events, or is so old; and with every commit.
+    pub batch_rows: usize,
+    pub batch_bytes: usize,
+    #[serde(deserialize_with = "duration")]
+    pub batch_delay: i64,
+    /// `auto`: a GPU where there is one and it is faster; `cpu`; `gpu`.
+    pub device: String,
+    /// Of the CPU, for each batch.
+    pub threads: usize,
+    /// Where models' files are: a folder, or the URL of an object store, for all processes; empty is the folder `models` of the
+    /// data folder.
+    pub models: String,
+    /// Of the crate `object_store`.
+    pub options: BTreeMap<String, String>,
+    /// How long a model that could not be had is not asked for again.
+    #[serde(deserialize_with = "duration")]
+    pub retry: i64,
+}
+
+impl Default for Scoring {
+    fn default() -> Self {
+        Self {
+            topics: vec![scoring::TELEMETRY.to_owned()],
+            batch_rows: 65_536,
+            batch_bytes: 16 << 20,
+            batch_delay: 5,
+            device: "auto".to_owned(),
+            threads: 1,
+            models: String::new(),
+            options: BTreeMap::new(),
+            retry: 10_000,
+        }
+    }
+}
+
+/// Of a batch, and of the threads that score it.
+const BATCH_ROWS_MAX: usize = 1 << 20;
+const BATCH_BYTES_MAX: usize = 1 << 30;
+const SCORING_THREADS_MAX: usize = 1_024;
+
+impl Scoring {
+    fn check(&self) -> anyhow::Result<()> {
+        let within = |name: &str, value: usize, max: usize| {
+            anyhow::ensure!((1..=max).contains(&value), "scoring.{name} is {value}: it must be 1 to {max}");
+            Ok(())
+        };
+        within("batch_rows", self.batch_rows, BATCH_ROWS_MAX)?;
+        within("batch_bytes", self.batch_bytes, BATCH_BYTES_MAX)?;
+        within("threads", self.threads, SCORING_THREADS_MAX)?;
+        anyhow::ensure!(self.batch_delay >= 0 && self.retry >= 0, "scoring.batch_delay and retry must not be negative");
+        anyhow::ensure!(
+            matches!(self.device.as_str(), "auto" | "cpu" | "gpu"),
+            "scoring.device is {:?}: it must be auto, cpu or gpu",
+            self.device
+        );
+        let distinct: BTreeSet<&String> = self.topics.iter().collect();
+        anyhow::ensure!(
+            distinct.len() == self.topics.len() && !self.topics.iter().any(|topic| topic == scoring::COMMANDS),
+            "scoring.topics names a topic twice, or {}, which is read anyway",
+            scoring::COMMANDS
+        );
+        Ok(())
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -265,7 +337,7 @@ impl Config {
         self.auth.check()?;
         self.gateway.check()?;
         self.collaboration.check().map_err(anyhow::Error::msg)?;
-        Ok(())
+        self.scoring.check()
     }
 
     pub fn snapshot_policy(&self) -> anyhow::Result<Policy> {
@@ -380,9 +452,11 @@ mod tests {
         let errors = |config: &Config| config.errors.policy("activity").expect("valid");
         assert_eq!((errors(&documented), errors(&default)), (ErrorPolicy::default(), ErrorPolicy::default()));
         let shown = |config: &Config| {
-            let Config { partitions, commit, memory, snapshots, standby, auth, gateway, collaboration, .. } = config;
+            let Config {
+                partitions, commit, memory, snapshots, standby, auth, gateway, collaboration, scoring, ..
+            } = config;
             format!(
-                "{partitions:?} {commit:?} {memory:?} {snapshots:?} {standby:?} {auth:?} {gateway:?} {collaboration:?}"
+                "{partitions:?} {commit:?} {memory:?} {snapshots:?} {standby:?} {auth:?} {gateway:?} {collaboration:?} {scoring:?}"
             )
         };
         assert_eq!(shown(&documented), shown(&default));
@@ -409,6 +483,9 @@ mod tests {
             "[gateway]\njson_depth_max = 0",
             "[collaboration]\nnesting_max = 0",
             "[gateway]\nbytes_burst = 1000",
+            "[scoring]\nbatch_rows = 0",
+            "[scoring]\ndevice = \"tpu\"",
+            "[scoring]\ntopics = [\"a\", \"a\"]",
         ] {
             let config: Config = toml::from_str(text).expect("valid TOML");
             assert!(config.check().is_err(), "{text}");

@@ -110,7 +110,7 @@ pub fn derived(connection: &Connection) -> anyhow::Result<BTreeSet<String>> {
     let own = [dead_letter::TOPIC, directory::TOPIC, DEAD_LETTER_MARKS].map(str::to_owned);
     let mut derived = BTreeSet::from(own);
     for name in wire::ALL_SERVICES {
-        let service = wire::service(name, &connection.config)?;
+        let service = wire::service(name, &connection.config, &connection.data)?;
         derived.extend(service.outputs.into_iter().map(|output| output.topic));
         derived.extend([changelog::topic(name), manifest::topic(name), retry::topic(name)]);
     }
@@ -196,7 +196,8 @@ pub fn run_service(
 ) -> anyhow::Result<()> {
     let log = Arc::new(EmbeddedLog::open(folder)?);
     copy(from, part, &*log, stop)?;
-    let service = wire::service(name, &from.config)?.with_errors(from.config.errors.policy(name)?, &*log)?;
+    let service =
+        wire::service(name, &from.config, &from.data)?.with_errors(from.config.errors.policy(name)?, &*log)?;
     let service = Arc::new(service);
     service::prepare_topics(&*log, &service, from.config.partitions.0)?;
     let registry: Arc<dyn Registry> = match &global.registry {

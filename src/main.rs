@@ -9,6 +9,7 @@ mod documents;
 mod expression;
 mod fork;
 mod histories;
+mod models;
 mod output;
 mod outputs;
 mod parquet_out;

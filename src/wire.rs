@@ -15,33 +15,35 @@ use engram_pipeline::processor::Service;
 use engram_pipeline::registry::LogRegistry;
 use engram_pipeline::snapshot::{Objects, Snapshots};
 use engram_pipeline::store::StoreSpec;
-use engram_processors::{activity, collaboration, passthrough};
+use engram_processors::{activity, collaboration, passthrough, scoring};
 use engram_schemas::registry::Registry;
 use engram_schemas::registry::http::HttpRegistry;
 
 use crate::cli::Global;
 use crate::config::{self, Config};
 use crate::data_dir::{DataDir, Held, Holder, RunningProcess};
+use crate::models;
 
 /// How long a command that writes waits for another one, or for an `engram up` that is just starting.
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
 /// The names of all services.
-pub const SERVICES: &[&str] = &[activity::NAME, collaboration::NAME];
+pub const SERVICES: &[&str] = &[activity::NAME, collaboration::NAME, scoring::NAME];
 
 /// Those and the one that tests and measurements run.
-pub const ALL_SERVICES: &[&str] = &[activity::NAME, collaboration::NAME, PASSTHROUGH];
+pub const ALL_SERVICES: &[&str] = &[activity::NAME, collaboration::NAME, scoring::NAME, PASSTHROUGH];
 
 /// Not among them, but to be had by name: every event as it came. Its output shows what the runtime does to the order of
 /// records, so tests and measurements run it.
 const PASSTHROUGH: &str = "passthrough";
 const PASSTHROUGH_OUTPUT: &str = "passthrough.events";
 
-/// A service by its name.
-pub fn service(name: &str, config: &Config) -> anyhow::Result<Service> {
+/// A service by its name. `data`: where the files of models are, if they are nowhere else.
+pub fn service(name: &str, config: &Config, data: &DataDir) -> anyhow::Result<Service> {
     match name {
         activity::NAME => Ok(activity::service(config.activity_config()?)),
         collaboration::NAME => Ok(collaboration::service(config.collaboration)),
+        scoring::NAME => Ok(scoring::service(models::scoring(&config.scoring, data)?)),
         PASSTHROUGH => Ok(passthrough::service(activity::EVENTS, PASSTHROUGH_OUTPUT)),
         _ => anyhow::bail!(no_service(name)),
     }
@@ -49,7 +51,7 @@ pub fn service(name: &str, config: &Config) -> anyhow::Result<Service> {
 
 /// A service by its name, with the error policy that the configuration gives it on this log.
 pub fn service_on(connection: &Connection, name: &str) -> anyhow::Result<Service> {
-    let service = service(name, &connection.config)?;
+    let service = service(name, &connection.config, &connection.data)?;
     Ok(service.with_errors(connection.config.errors.policy(name)?, &*connection.log)?)
 }
 
@@ -58,6 +60,7 @@ pub fn stores(service: &str) -> anyhow::Result<Vec<StoreSpec>> {
     match service {
         activity::NAME => Ok(activity::stores()),
         collaboration::NAME => Ok(collaboration::stores()),
+        scoring::NAME => Ok(scoring::stores()),
         PASSTHROUGH => Ok(Vec::new()),
         _ => anyhow::bail!(no_service(service)),
     }

@@ -16,42 +16,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use support::engram::{bare, failure};
 
 /// width <= 1.5 and not missing: 0.25; else height <= 10, or missing: 1.0, else -2.0. A LightGBM model as it writes them.
-const MODEL: &str = "\
-tree
-version=v4
-num_class=1
-num_tree_per_iteration=1
-label_index=0
-max_feature_idx=1
-objective=regression
-feature_names=width height
-feature_infos=[0:10] [0:100]
-tree_sizes=300
-
-Tree=0
-num_leaves=3
-num_cat=0
-split_feature=0 1
-split_gain=1 1
-threshold=1.5 10
-decision_type=8 10
-left_child=-1 -2
-right_child=1 -3
-leaf_value=0.25 1 -2
-leaf_weight=1 1 1
-leaf_count=1 1 1
-internal_value=0 0
-internal_weight=0 0
-internal_count=3 2
-is_linear=0
-shrinkage=1
-
-
-end of trees
-
-parameters:
-end of parameters
-";
+const MODEL: &str = include_str!("support/model.txt");
 
 /// Rows of (height, what is no feature, width), and their scores.
 const ROWS: [(Option<f32>, Option<f32>, f64); 5] = [

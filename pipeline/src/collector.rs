@@ -255,7 +255,8 @@ impl Collector {
 
     /// See `Context::end_batch`.
     pub fn end_batch(&mut self, model: &str, hash: &str, rows: i64, is_fallback: impl FnOnce() -> bool) -> bool {
-        let recorded = self.recorded_batches.as_mut().and_then(|batches| batches.pop_front_if(|next| next.model == model));
+        let recorded =
+            self.recorded_batches.as_mut().and_then(|batches| batches.pop_front_if(|next| next.model == model));
         let is_fallback = recorded.map_or_else(is_fallback, |batch| batch.is_fallback);
         self.batches.push(Batch { model: model.to_owned(), hash: hash.to_owned(), rows, is_fallback });
         is_fallback

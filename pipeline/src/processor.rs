@@ -188,6 +188,12 @@ impl Context<'_> {
         self.collector.made_of(|| Origin::Entry(index, key()));
     }
 
+    /// What is emitted from now on, until the next record or the commit, says that this record is its cause: for outputs that
+    /// are made later than their input is processed.
+    pub fn caused_by(&mut self, partition: &TopicPartition, offset: i64) {
+        self.collector.caused_by(partition, offset);
+    }
+
     /// What is emitted from now on is made of what is being processed, as it is unless something else was said.
     pub fn made_of_itself(&mut self) {
         self.collector.made_of(|| Origin::Step);

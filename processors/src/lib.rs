@@ -3,3 +3,4 @@
 pub mod activity;
 pub mod collaboration;
 pub mod passthrough;
+pub mod scoring;

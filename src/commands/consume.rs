@@ -65,7 +65,7 @@ fn as_of(
 ) -> anyhow::Result<()> {
     let log = &*connection.log;
     let writer = wire::ALL_SERVICES.iter().find(|name| {
-        let service = wire::service(name, &connection.config);
+        let service = wire::service(name, &connection.config, &connection.data);
         let runs = queries::partitions(&log.topics().unwrap_or_default(), name) > 0;
         runs && service.is_ok_and(|service| service.outputs.iter().any(|output| output.topic == topic))
     });

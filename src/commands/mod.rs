@@ -9,6 +9,7 @@ mod document;
 mod fork;
 mod ingest;
 mod lag;
+mod models;
 mod produce;
 mod replay;
 mod reset;
@@ -51,6 +52,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Fork(args) => fork::run(global, &args),
         Command::Bisect(args) => bisect::run(global, &args),
         Command::Reset(args) => reset::run(global, &args),
+        Command::Models(command) => models::run(global, &command),
         Command::Score(args) => score::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),
     }

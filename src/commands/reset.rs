@@ -25,7 +25,7 @@ pub fn run(global: &Global, args: &Reset) -> anyhow::Result<()> {
     // On Kafka too: nobody may open the stores while they are deleted.
     let _held = data.hold()?;
     let connection = Connection::open(global, Access::Held)?;
-    let service = wire::service(&args.service, &connection.config)?;
+    let service = wire::service(&args.service, &connection.config, &connection.data)?;
     let until = Instant::now() + LEAVING_MAX;
     while connection.log.groups()?.iter().any(|group| group.name == service.name && group.members > 0) {
         anyhow::ensure!(

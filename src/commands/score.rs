@@ -1,7 +1,6 @@
 //! `engram score`: a model's scores of a file's rows, without a log.
 
 use std::io::IsTerminal as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,45 +9,46 @@ use anyhow::{Context as _, bail};
 use arrow::array::{ArrayRef, Float32Array, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use engram_models::Model;
-use engram_models::device::{CpuDevice, Device as _};
+use engram_models::chooser::Place;
+use engram_models::clock::{Clock, Monotonic};
+use engram_models::device::CpuDevice;
+use engram_models::guard::{self, Guard};
 use engram_models::link::Precision;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::stop_flag;
 use crate::cli::{Device, Global, Score};
+use crate::models;
 use crate::output;
 use crate::tables::{Table, TableWriter};
 
-/// Largest file of a model.
-const MODEL_BYTES_MAX: u64 = 4 << 30;
 /// Columns that a message names.
 const NAMED_MAX: usize = 5;
 
 pub fn run(global: &Global, args: &Score) -> anyhow::Result<()> {
     let stop = stop_flag()?;
     let started = Instant::now();
-    let model = read_model(&args.model)?;
+    let model = models::read(&args.model)?;
     let table = Table::open(&args.input)?;
     let columns = choose(&model, &table).with_context(|| args.input.display().to_string())?;
-    if args.device == Device::Gpu {
-        bail!("no GPU can be used: give --device cpu or auto");
-    }
     let threads = args.threads.map_or_else(cores, usize::from);
-    let mut scorer = CpuDevice::new(threads).load(&model)?;
+    let mut scorer = scorer(&model, args.device, threads)?;
     let schema = Arc::new(schema(&model, args.margin));
     let mut writer = TableWriter::create(&args.output, &schema)?;
     let progress = progress(table.rows());
-    let (mut rows, mut scoring, mut first) = (0_u64, Duration::ZERO, None);
+    let (mut rows, mut rows_by_gpu, mut scoring, mut first) = (0_u64, 0_u64, Duration::ZERO, None);
     for batch in table.read(&columns)? {
         let batch = batch?;
         let began = Instant::now();
-        let margins = scorer.score(&batch)?;
+        let (margins, place) = scorer(&batch)?;
         let scores = model.scores(&margins);
         scoring += began.elapsed();
         first.get_or_insert_with(|| started.elapsed());
         writer.write(&scored(&schema, &model, &margins, &scores)?)?;
-        rows += batch.first().map_or(0, |column| column.len() as u64);
+        let of_batch = batch.first().map_or(0, |column| column.len() as u64);
+        rows += of_batch;
+        rows_by_gpu += if place == Place::Gpu { of_batch } else { 0 };
         progress.set_position(rows);
         if stop.load(Ordering::Relaxed) {
             bail!("stopped after {rows} rows: {} was not written", args.output.display());
@@ -60,31 +60,58 @@ pub fn run(global: &Global, args: &Score) -> anyhow::Result<()> {
     writer.finish()?;
     progress.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
+    let device = match rows_by_gpu {
+        0 => "cpu",
+        some if some == rows => "gpu",
+        _ => "both",
+    };
     let first_ms = first.map(|first| first.as_secs_f64() * 1_000.0);
     if global.json {
         return Ok(output::json(&json!({
-            "model": model.hash, "format": model.format, "device": "cpu", "threads": threads, "rows": rows,
-            "seconds": seconds, "scoring_seconds": scoring.as_secs_f64(), "first_score_ms": first_ms
+            "model": model.hash, "format": model.format, "device": device, "threads": threads, "rows": rows,
+            "rows_by_gpu": rows_by_gpu, "seconds": seconds, "scoring_seconds": scoring.as_secs_f64(), "first_score_ms": first_ms
         }))?);
     }
     let rate = |seconds: f64| if seconds > 0.0 { rows as f64 / seconds } else { 0.0 };
     output::line(format_args!(
-        "{rows} rows scored by {} model {} on the CPU, {threads} threads: {seconds:.2} s, {:.0} rows/s; scoring alone {:.0} rows/s",
+        "{rows} rows scored by {} model {} on the {}: {seconds:.2} s, {:.0} rows/s; scoring alone {:.0} rows/s",
         model.format,
         &model.hash[..12],
+        match rows_by_gpu {
+            0 => format!("CPU, {threads} threads"),
+            some if some == rows => "GPU".to_owned(),
+            some => format!("CPU, {threads} threads, and {some} of them on the GPU"),
+        },
         rate(seconds),
         rate(scoring.as_secs_f64()),
     ))?;
     Ok(())
 }
 
-fn read_model(path: &Path) -> anyhow::Result<Model> {
-    let context = || format!("the model {} cannot be read", path.display());
-    let bytes = std::fs::metadata(path).with_context(context)?.len();
-    if bytes > MODEL_BYTES_MAX {
-        bail!("the model {} has {bytes} bytes; {MODEL_BYTES_MAX} are taken", path.display());
-    }
-    Model::read(&std::fs::read(path).with_context(context)?).with_context(context)
+/// Scores a batch, and tells where.
+type ScoreBatch = Box<dyn FnMut(&[Float32Array]) -> anyhow::Result<(Vec<f64>, Place)>>;
+
+/// The model on the device that is asked for; `auto` is a GPU where there is one, for the batches for which it is faster.
+fn scorer(model: &Model, device: Device, threads: usize) -> anyhow::Result<ScoreBatch> {
+    let (cpu, clock): (_, Arc<dyn Clock>) = (CpuDevice::new(threads), Arc::new(Monotonic::default()));
+    let gpu = match device {
+        Device::Cpu => None,
+        Device::Auto => models::gpu(&clock).ok(),
+        Device::Gpu => {
+            let gpu = models::gpu(&clock).context("give --device cpu or auto")?;
+            let mut scorer = gpu.load(model)?;
+            return Ok(Box::new(move |batch| {
+                // The device ends with the last that has it.
+                let _ = &gpu;
+                Ok((scorer.score(batch)?, Place::Gpu))
+            }));
+        }
+    };
+    let mut guard = Guard::new(model.clone(), &cpu, gpu, clock, guard::Settings::default())?;
+    Ok(Box::new(move |batch| {
+        let scored = guard.score(batch)?;
+        Ok((scored.margins, scored.place))
+    }))
 }
 
 /// The file's columns in the order in which the model wants them: by name where both have names, otherwise as they come.

@@ -1,0 +1,62 @@
+//! What stands in for a model that cannot be had: the robust z-score of each number that it wants of an event, within its
+//! series. The one furthest from usual is the score.
+//!
+//! It learns only while it stands in, so its first scores of a series are 0 (`Detector::fallback`).
+
+use std::collections::HashMap;
+
+use arrow::array::{Array as _, AsArray as _};
+use arrow::datatypes::{DataType, Float64Type};
+use engram_models::series::{Detector, State};
+use engram_pipeline::processor::ProcessError;
+use engram_pipeline::store::{Store, codec};
+
+use super::active::Batch;
+
+/// The definition that its scores follow.
+pub const KERNEL: &str = "robust-z-1";
+
+/// One score a row; NaN where the event has none of the numbers.
+pub fn scores(
+    detector: &Detector,
+    model: &str,
+    fields: &[String],
+    batch: &Batch,
+    store: &mut Store,
+) -> Result<Vec<f64>, ProcessError> {
+    // In the order in which they are met, so that they are written in one order.
+    let mut keys = Vec::new();
+    let mut states: HashMap<Vec<u8>, State> = HashMap::new();
+    let mut scores = Vec::with_capacity(batch.offsets.len());
+    for row in 0..batch.offsets.len() {
+        let series = batch.series.value(row);
+        let time_ms = batch.times[row].unwrap_or(0);
+        let mut furthest = f64::NAN;
+        for (field, column) in fields.iter().zip(&batch.inputs) {
+            if *column.data_type() != DataType::Float64 {
+                continue;
+            }
+            let value = column.as_primitive::<Float64Type>().value(row);
+            if value.is_nan() {
+                continue;
+            }
+            let key = codec::to_bytes(&(model.to_owned(), series.to_owned(), field.clone()));
+            if !states.contains_key(&key) {
+                let known = store.get(&key)?.and_then(|bytes| detector.decode(bytes).ok());
+                states.insert(key.clone(), known.unwrap_or_else(|| detector.begin()));
+                keys.push(key.clone());
+            }
+            let state = states.get_mut(&key).expect("inserted above");
+            let score = detector.score(state, time_ms, value);
+            // NaN is further from nothing.
+            if furthest.is_nan() || score.abs() > furthest.abs() {
+                furthest = score;
+            }
+        }
+        scores.push(furthest);
+    }
+    for key in keys {
+        store.put(&key, &states[&key].encode())?;
+    }
+    Ok(scores)
+}
