@@ -127,11 +127,10 @@ $(VENV)/.done: tests/clients/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
 	@touch $@
 
-$(PEERS)/.done: models/tests/peers/requirements.txt
+$(PEERS)/.done: models/tests/peers/requirements.txt models/tests/peers/data.txt
 	python3 -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r models/tests/peers/requirements.txt
-	# For its data alone, so without what it needs to run.
-	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps river==0.26.1
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r models/tests/peers/data.txt
 	@touch $@
 
 $(KERNELS)/.venv/.done: $(KERNELS)/requirements.txt
