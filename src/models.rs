@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use engram_models::Model;
+use engram_models::ModelFile;
 use engram_models::clock::{Clock, Monotonic};
 use engram_models::device::{CpuDevice, Device};
 use engram_models::gpu::{self, cuda};
@@ -27,12 +27,12 @@ pub struct ModelStore {
     /// Where they are for all processes, if that is elsewhere.
     objects: Option<Objects>,
     /// The last ones that were read.
-    kept: Mutex<Vec<Arc<Model>>>,
+    kept: Mutex<Vec<Arc<ModelFile>>>,
 }
 
 impl ModelStore {
     pub fn open(config: &Scoring, data: &DataDir) -> anyhow::Result<Self> {
-        let folder = data.path().join("models");
+        let folder = folder(data);
         let objects = match config.models.as_str() {
             "" => None,
             url => Some(Objects::open(url, &config.options).context("cannot use scoring.models")?),
@@ -41,20 +41,37 @@ impl ModelStore {
     }
 
     /// Puts a model's file where all processes find it.
-    pub fn put(&self, model: &Model, path: &Path) -> anyhow::Result<()> {
+    pub fn put(&self, hash: &str, path: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(&self.folder)
             .with_context(|| format!("cannot make the folder {}", self.folder.display()))?;
-        let (to, part) = (self.folder.join(&model.hash), self.part(&model.hash));
+        let (to, part) = (self.folder.join(hash), self.part(hash));
         let copied = std::fs::copy(path, &part).and_then(|_| std::fs::rename(&part, &to));
         copied.with_context(|| format!("cannot copy {} to {}", path.display(), to.display()))?;
         if let Some(objects) = &self.objects {
             let size = std::fs::metadata(&to)?.len();
-            objects.put_file(&key(&model.hash), &to, size)?;
+            objects.put_file(&key(hash), &to, size)?;
         }
         Ok(())
     }
 
-    fn read(&self, hash: &str) -> anyhow::Result<Model> {
+    /// Gives another data folder what is in this one's own: a link where it can, since a file is never changed.
+    pub fn copy(from: &DataDir, to: &DataDir) -> anyhow::Result<()> {
+        let (from, to) = (folder(from), folder(to));
+        let Ok(entries) = std::fs::read_dir(&from) else { return Ok(()) };
+        std::fs::create_dir_all(&to).with_context(|| format!("cannot make the folder {}", to.display()))?;
+        for entry in entries {
+            let name = entry?.file_name();
+            if !name.to_str().is_some_and(is_hash) {
+                continue;
+            }
+            let (from, to) = (from.join(&name), to.join(&name));
+            let copied = std::fs::hard_link(&from, &to).or_else(|_| std::fs::copy(&from, &to).map(drop));
+            copied.with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, hash: &str) -> anyhow::Result<ModelFile> {
         anyhow::ensure!(is_hash(hash), "its hash is none");
         let path = self.folder.join(hash);
         if let Some(objects) = &self.objects
@@ -67,9 +84,9 @@ impl ModelStore {
                 .and_then(|_| Ok(std::fs::rename(&part, &path)?))
                 .inspect_err(|_| drop(std::fs::remove_file(&part)))?;
         }
-        let model = read(&path)?;
-        anyhow::ensure!(model.hash == hash, "{} is not the file that was put there", path.display());
-        Ok(model)
+        let file = read(&path)?;
+        anyhow::ensure!(file.hash() == hash, "{} is not the file that was put there", path.display());
+        Ok(file)
     }
 
     /// A name for a file that is not whole yet.
@@ -79,23 +96,23 @@ impl ModelStore {
 }
 
 impl ModelFiles for ModelStore {
-    fn model(&self, hash: &str) -> Result<Arc<Model>, String> {
+    fn file(&self, hash: &str) -> Result<Arc<ModelFile>, String> {
         // One task reads, the others wait for what it reads.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(model) = kept.iter().find(|model| model.hash == hash) {
-            return Ok(Arc::clone(model));
+        if let Some(file) = kept.iter().find(|file| file.hash() == hash) {
+            return Ok(Arc::clone(file));
         }
-        let model = Arc::new(self.read(hash).map_err(|error| crate::output::one_line(&*error))?);
+        let file = Arc::new(self.read(hash).map_err(|error| crate::output::one_line(&*error))?);
         if kept.len() >= KEPT_MAX {
             kept.remove(0);
         }
-        kept.push(Arc::clone(&model));
-        Ok(model)
+        kept.push(Arc::clone(&file));
+        Ok(file)
     }
 }
 
-/// Reads a model's file.
-pub fn read(path: &Path) -> anyhow::Result<Model> {
+/// Reads a file of a model or a detector.
+pub fn read(path: &Path) -> anyhow::Result<ModelFile> {
     let context = || format!("the model {} cannot be read", path.display());
     let bytes = std::fs::metadata(path).with_context(context)?.len();
     anyhow::ensure!(
@@ -103,7 +120,11 @@ pub fn read(path: &Path) -> anyhow::Result<Model> {
         "the model {} has {bytes} bytes; {MODEL_BYTES_MAX} are taken",
         path.display()
     );
-    Model::read(&std::fs::read(path).with_context(context)?).with_context(context)
+    ModelFile::read(&std::fs::read(path).with_context(context)?).with_context(context)
+}
+
+fn folder(data: &DataDir) -> PathBuf {
+    data.path().join("models")
 }
 
 fn key(hash: &str) -> String {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+pub use engram_models::features::duration_ms;
 use jiff::Timestamp;
 
 /// Where to begin or to stop in a partition.
@@ -134,22 +135,6 @@ impl fmt::Display for Allow {
             Self::Percent(percent) => write!(f, "{percent}%"),
         }
     }
-}
-
-/// A duration in ms: a number and `ms`, `s`, `m`, `h` or `d`.
-pub fn duration_ms(text: &str) -> Result<i64, String> {
-    let wrong = || format!("{text:?} is not a duration such as 500ms, 30s, 1m, 12h or 7d");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let number: i64 = text[..digits].parse().map_err(|_| wrong())?;
-    let unit_ms = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60 * 1_000,
-        "h" => 60 * 60 * 1_000,
-        "d" => 24 * 60 * 60 * 1_000,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(unit_ms).ok_or_else(wrong)
 }
 
 /// A time as RFC 3339, UTC; as a number where the calendar ends.

@@ -6,14 +6,25 @@ mod support;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use engram_models::ModelFile;
+use engram_models::series::State;
+use engram_pipeline::log::embedded::EmbeddedLog;
+use engram_pipeline::log::{Log, NewRecord};
+use engram_pipeline::registry::LogRegistry;
+use engram_schemas::codec::json_to_avro;
+use engram_schemas::registry::Registry as _;
+use engram_schemas::scoring::ModelLoaded;
+use engram_schemas::{Event as _, wire};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use support::activity::seed;
 use support::engram::Engram;
 use support::kafka::Kafka;
+use support::log;
 
 /// width <= 1.5 and not missing: 0.25; else height <= 10, or missing: 1.0, else -2.0. A LightGBM model as it writes them.
 const MODEL: &str = include_str!("support/model.txt");
@@ -47,6 +58,12 @@ batch_rows = 90
 batch_delay = \"2ms\"
 retry = \"0s\"
 ";
+
+/// The detector with the most to remember, and the least.
+const DETECTORS: [&str; 2] = [
+    "# of both columns\n[detector]\nmethod = \"half-space-trees\"\nwindow = 16\ntrees = 5\nshingle = 3\n",
+    "[detector]\nmethod = \"weighted-mean\"\nwarm_up = 4\n",
+];
 
 const ENTITIES: usize = 7;
 
@@ -93,30 +110,65 @@ fn place(record: &Value) -> Place {
     (record["partition"].as_i64().expect("a number"), record["offset"].as_i64().expect("a number"))
 }
 
-/// The score of each sample, in the order of each partition.
-fn expected(engram: &Engram) -> BTreeMap<Place, f64> {
+/// Of a sample: its entity, and the columns that are made of it.
+struct Row {
+    entity: String,
+    height: Option<f64>,
+    width: Option<f64>,
+}
+
+/// The samples in the order of each partition.
+fn rows(engram: &Engram) -> BTreeMap<Place, Row> {
     let mut records = engram.consume("telemetry.metrics");
     records.sort_by_key(place);
     let mut heights: HashMap<String, Vec<Option<f64>>> = HashMap::new();
-    let mut expected = BTreeMap::new();
+    let mut rows = BTreeMap::new();
     for record in records {
         let values = &record["value"]["values"];
         if values.is_null() {
             continue;
         }
         let entity = record["value"]["entity"].as_str().expect("an entity").to_owned();
-        let heights = heights.entry(entity).or_default();
+        let heights = heights.entry(entity.clone()).or_default();
         heights.push(values["height"].as_f64());
         let last: Vec<f64> = heights.iter().rev().take(3).flatten().copied().collect();
-        let mean = (!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64);
-        let score = match (values["width"].as_f64(), mean) {
-            (Some(width), _) if width <= 1.5 => 0.25,
-            (_, Some(mean)) if mean > 10.0 => -2.0,
-            _ => 1.0,
-        };
-        expected.insert(place(&record), score);
+        let height = (!last.is_empty()).then(|| last.iter().sum::<f64>() / last.len() as f64);
+        rows.insert(place(&record), Row { entity, height, width: values["width"].as_f64() });
     }
-    expected
+    rows
+}
+
+/// The model's score of each sample.
+fn expected(engram: &Engram) -> BTreeMap<Place, f64> {
+    let of_row = |row: &Row| match (row.width, row.height) {
+        (Some(width), _) if width <= 1.5 => 0.25,
+        (_, Some(mean)) if mean > 10.0 => -2.0,
+        _ => 1.0,
+    };
+    rows(engram).iter().map(|(place, row)| (*place, of_row(row))).collect()
+}
+
+/// What a detector says of both columns of each sample.
+fn detected(engram: &Engram, file: &str) -> BTreeMap<Place, [Option<f64>; 2]> {
+    let Ok(ModelFile::Detector { detector, .. }) = ModelFile::read(file.as_bytes()) else { panic!("{file}") };
+    let mut states: HashMap<(String, usize), State> = HashMap::new();
+    let mut score = |row: &Row, column: usize, value: Option<f64>| {
+        let state = states.entry((row.entity.clone(), column)).or_insert_with(|| detector.begin());
+        let score = detector.score(state, 0, value.map_or(f32::NAN, |value| value as f32));
+        score.is_finite().then_some(score)
+    };
+    let mut of_row = |row: &Row| [score(row, 0, row.height), score(row, 1, row.width)];
+    rows(engram).iter().map(|(place, row)| (*place, of_row(row))).collect()
+}
+
+/// Equal, but for the last bit, with which JSON is not read exactly.
+fn is_same(scores: &Value, wanted: &[Option<f64>]) -> bool {
+    let scores = scores.as_array().expect("a list");
+    let is_close = |(score, wanted): (&Value, &Option<f64>)| match (score.as_f64(), wanted) {
+        (Some(score), Some(wanted)) => (score - wanted).abs() <= 2.0 * f64::EPSILON * wanted.abs(),
+        (score, wanted) => score.is_none() && wanted.is_none(),
+    };
+    scores.len() == wanted.len() && scores.iter().zip(wanted).all(is_close)
 }
 
 /// The scores by model and by the event's place. Panics on two of one event.
@@ -139,6 +191,8 @@ fn each_event_has_one_score(engram: &Engram, folder: &Path, chunks: usize, event
         load(engram, folder, "shapes", &format!("{MODEL}chunk={chunk}\n"));
         if chunk == 0 {
             load(engram, folder, "others", MODEL);
+            load(engram, folder, "trees", DETECTORS[0]);
+            load(engram, folder, "mean", DETECTORS[1]);
         }
         let listed = engram.json(&["models", "list"]);
         hashes.push(listed.iter().find(|model| model["name"] == "shapes").expect("it is loaded")["hash"].clone());
@@ -151,10 +205,16 @@ fn each_event_has_one_score(engram: &Engram, folder: &Path, chunks: usize, event
         }
         catch_up(engram);
         let (expected, scores) = (expected(engram), scores(engram));
-        assert_eq!(scores.len(), 2 * expected.len(), "each sample has a score of both models");
+        let detected = DETECTORS.map(|file| detected(engram, file));
+        assert_eq!(scores.len(), 4 * expected.len(), "each sample has a score of each model");
         for ((model, place), score) in &scores {
-            assert_eq!(score["scores"], json!([expected[place]]), "{model} {place:?}: {score}");
-            assert_eq!((&score["kernel"], &score["is_fallback"]), (&json!("forest-1"), &json!(false)), "{score}");
+            let (kernel, wanted): (_, &[Option<f64>]) = match model.as_str() {
+                "trees" => ("half-space-trees-1", &detected[0][place]),
+                "mean" => ("weighted-mean-1", &detected[1][place]),
+                _ => ("forest-1", &[Some(expected[place])]),
+            };
+            assert!(is_same(&score["scores"], wanted), "{model} {place:?}: {score}, not {wanted:?}");
+            assert_eq!((&score["kernel"], &score["is_fallback"]), (&json!(kernel), &json!(false)), "{score}");
         }
         let of_chunk = scores.iter().filter(|((model, _), score)| model == "shapes" && score["hash"] == hashes[chunk]);
         assert_eq!(of_chunk.count(), events, "the model was swapped between the chunks");
@@ -162,8 +222,16 @@ fn each_event_has_one_score(engram: &Engram, folder: &Path, chunks: usize, event
     let manifests = engram.consume("engram-scoring-manifests");
     let batches = || manifests.iter().flat_map(|record| record["value"]["batches"].as_array().expect("a list"));
     let rows: i64 = batches().map(|batch| batch["rows"].as_i64().expect("a number")).sum();
-    assert_eq!(rows as usize, 2 * chunks * events, "each row is in one batch of each model");
+    assert_eq!(rows as usize, 4 * chunks * events, "each row is in one batch of each model");
     engram.replays("scoring");
+}
+
+/// With the models' files that it was given, and batches and commits of its own.
+fn a_fork_scores_as_its_origin(engram: &Engram, folder: &Path) {
+    let fork = Engram::embedded(&folder.join("fork")).configured(CONFIGURATION);
+    fork.run(&["fork", "--of", &engram.data().display().to_string()]);
+    catch_up(&fork);
+    assert!(scores(&fork) == scores(engram), "a fork scores as its origin did");
 }
 
 #[test]
@@ -171,6 +239,7 @@ fn each_event_has_one_score_of_each_model_whatever_is_killed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engram = Engram::embedded(&folder.path().join("data")).configured(CONFIGURATION);
     each_event_has_one_score(&engram, folder.path(), 3, 6_000);
+    a_fork_scores_as_its_origin(&engram, folder.path());
 }
 
 #[test]
@@ -225,6 +294,73 @@ fn a_model_that_cannot_be_had_is_stood_in_for_and_a_replay_knows_when() {
     catch_up(&engram);
     assert_eq!(scores(&engram).len(), 1_500, "nothing is scored any more");
     assert!(engram.json(&["state", "range", "scoring", "histories"]).is_empty(), "nothing is kept for it");
+    engram.replays("scoring");
+}
+
+/// Commands that Engram itself would not write, all into one partition.
+fn write_commands(engram: &Engram, changes: impl Iterator<Item = Value>) {
+    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(engram.data()).expect("opened"));
+    let registry = LogRegistry::new(Arc::clone(&log));
+    let id = registry.register("control.commands-value", ModelLoaded::SCHEMA).expect("registered");
+    let mut producer = log::producer(&*log);
+    for change in changes {
+        let mut command = json!({
+            "time": 0, "name": "theirs", "hash": "0".repeat(64), "topic": "telemetry.metrics",
+            "event": "engram.telemetry.Sample", "features": [{"field": "values.width"}]
+        });
+        command.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
+        let command: ModelLoaded = serde_json::from_value(command).expect("a command");
+        let json = serde_json::to_value(command).expect("JSON");
+        let value = wire::join(id, &json_to_avro(ModelLoaded::SCHEMA, &json).expect("it fits the schema"));
+        let (topic, timestamp_ms) = ("control.commands", Some(0));
+        let record = NewRecord { topic, partition: 0, timestamp_ms, key: None, value: Some(&value), headers: &[] };
+        log::write(&mut *producer, &record);
+    }
+    producer.flush().expect("flushed");
+}
+
+/// Anyone may write to the topic of commands: what makes no sense is set aside, and what cannot be had is stood in for.
+#[test]
+fn commands_of_others_do_no_harm() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engram = Engram::embedded(&folder.path().join("data")).configured(CONFIGURATION);
+    let mut random = StdRng::seed_from_u64(seed());
+    load(&engram, folder.path(), "shapes", MODEL);
+    produce(&engram, 300, &mut random);
+    catch_up(&engram);
+    let refused = [
+        (json!({"topic": "no.such.topic"}), "unknown-topic"),
+        (json!({"name": ""}), "empty-field"),
+        (json!({"features": [{"field": ""}]}), "invalid-features"),
+        (json!({"features": [{"field": "values.width", "rows": i64::MAX, "aggregate": "sum"}]}), "invalid-features"),
+        (json!({"features": [{"field": "values.width", "rows": -1, "aggregate": "sum"}]}), "invalid-features"),
+        (json!({"features": [{"field": "values.width", "window": "5m", "aggregate": "worst"}]}), "invalid-features"),
+        (json!({"features": [{"field": "values.width", "lag": 1, "one_hot": "a"}]}), "invalid-features"),
+        (json!({"features": vec![json!({"field": "values.width"}); 5_000]}), "invalid-features"),
+    ];
+    // These are sound; there is no such file, or none can have that name.
+    let sound = [("gone", "f".repeat(64)), ("elsewhere", "../../../etc/passwd".to_owned())];
+    let sound = sound.iter().map(|(name, hash)| json!({"name": name, "hash": hash}));
+    write_commands(&engram, refused.iter().map(|(change, _)| change.clone()).chain(sound));
+    catch_up(&engram);
+    let letters = engram.consume("dead-letters");
+    let mut causes: Vec<&str> = letters.iter().filter_map(|letter| letter["value"]["cause"].as_str()).collect();
+    let mut wanted: Vec<&str> = refused.iter().map(|(_, cause)| *cause).collect();
+    causes.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(causes, wanted, "{letters:?}");
+
+    produce(&engram, 300, &mut random);
+    catch_up(&engram);
+    let (expected, scores) = (expected(&engram), scores(&engram));
+    let of = |wanted: &str| scores.iter().filter(|((model, _), _)| model == wanted).collect::<Vec<_>>();
+    assert_eq!(of("shapes").len(), expected.len(), "what was in service stays there");
+    for ((_, place), score) in of("shapes") {
+        assert_eq!(score["scores"], json!([expected[place]]), "{score}");
+    }
+    // Each of these commands is in one partition only.
+    assert!(!of("gone").is_empty() && !of("elsewhere").is_empty() && of("theirs").is_empty());
+    assert!(of("gone").iter().chain(&of("elsewhere")).all(|(_, score)| score["is_fallback"] == json!(true)));
     engram.replays("scoring");
 }
 
@@ -311,9 +447,15 @@ fn what_cannot_be_loaded_is_told_in_one_line() {
         let error = try_load(&FEATURES.replace(from, to));
         assert!(error.contains(wanted), "{to}: {error}");
     }
+    let detector = write(folder.path(), "detector.toml", "[detector]\nmethod = \"robust-z\"\nwindow = 0\n");
     let features = write(folder.path(), "features.toml", FEATURES).display().to_string();
+    let detector = detector.display().to_string();
+    let wrong = engram.fails(1, &["models", "load", "usual", "--model", &detector, "--features", &features]);
+    assert!(wrong.contains("window is 0, and must be from 1"), "{wrong}");
+    let of_file = engram.fails(1, &["score", "--model", &detector, "--input", &features, "--output", "out.csv"]);
+    assert!(of_file.contains("window is 0"), "{of_file}");
     let no_model = engram.fails(1, &["models", "load", "shapes", "--model", &features, "--features", &features]);
-    assert!(no_model.contains("give XGBoost JSON"), "{no_model}");
+    assert!(no_model.contains("give XGBoost JSON") && no_model.contains("[detector]"), "{no_model}");
     let unknown = engram.fails(1, &["models", "unload", "shapes"]);
     assert!(unknown.contains("there is"), "{unknown}");
 }

@@ -55,7 +55,7 @@ fn detectors() -> [(&'static str, Settings); 5] {
                 alpha: 0.1,
                 beta: 0.01,
                 gamma: 0.2,
-                warm_up: 576,
+                warm_up: Some(576),
                 deviation_min: 1e-6,
             },
         ),

@@ -21,16 +21,6 @@ use crate::device::{Device, DeviceError, Scorer, is_same};
 use crate::golden::{self, Golden};
 use crate::model::Model;
 
-/// What scores are made by: a service writes it beside them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// The model that was asked for.
-    Model,
-    /// That model cannot be had: the robust z-score of each series stands in for it.
-    RobustZ,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     pub breaker: breaker::Settings,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! a file -> format::read -> Model -> a Scorer of a device -> columns of f32 in, margins out -> Link -> scores
+//!       '-> series::Detector, with a state for each series: a value in, its score out
 //! ```
 //!
 //! INVARIANT: what a model gives is defined by its `Forest` or `Network` alone, by the reference evaluation beside each. Every
@@ -14,6 +15,7 @@ pub mod cpu;
 pub mod device;
 pub mod error;
 pub mod features;
+pub mod file;
 pub mod forest;
 pub mod format;
 pub mod golden;
@@ -26,6 +28,7 @@ pub mod series;
 pub mod similarity;
 
 pub use error::ModelError;
+pub use file::ModelFile;
 pub use forest::Forest;
 pub use link::Link;
 pub use model::{Kind, Model};

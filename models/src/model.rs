@@ -1,8 +1,7 @@
 //! A model as it was read from its file.
 
-use sha2::{Digest as _, Sha256};
-
 use crate::error::ModelError;
+use crate::file;
 use crate::forest::Forest;
 use crate::format;
 use crate::link::{Link, Precision};
@@ -32,8 +31,7 @@ impl Model {
     /// is not bounded by the size of the file.
     pub fn read(file: &[u8]) -> Result<Self, ModelError> {
         let format::Parsed { kind, format, names } = format::read(file)?;
-        let hash = Sha256::digest(file).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { kind, format, names, hash })
+        Ok(Self { kind, format, names, hash: file::hash(file) })
     }
 
     /// The definition by which its margins are computed, with its version: every device follows it. It changes when any model's

@@ -310,12 +310,15 @@ fn lists_are_refused_in_one_line() {
         let error = Features::new(list).unwrap_err().to_string();
         assert_eq!(error, format!("feature 2 cannot be computed: {why}"), "{entry}");
     }
-    for window in ["", "5", "m", "0s", "-1s", "1w", "99999999999999999999d", "9223372036854775807d"] {
+    for window in ["", "5", "m", "-1s", "1w", "99999999999999999999d", "9223372036854775807d"] {
         let list = serde_json::from_value(json!([{"field": "v", "aggregate": "max", "window": window}])).unwrap();
         let error = Features::new(list).unwrap_err().to_string();
         let why = format!("its window {window:?} is not a duration such as 500ms, 30s, 1m, 12h or 7d");
         assert_eq!(error, format!("feature 1 cannot be computed: {why}"));
     }
+    let none = serde_json::from_value(json!([{"field": "v", "aggregate": "max", "window": "0s"}])).unwrap();
+    let error = Features::new(none).unwrap_err().to_string();
+    assert_eq!(error, "feature 1 cannot be computed: its window is of no time");
     let error = Features::new(vec![Feature { field: "v".to_owned(), ..Feature::default() }; 4097]).unwrap_err();
     assert_eq!(error.to_string(), "4097 features, and at most 4096 are computed");
 }

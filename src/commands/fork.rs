@@ -13,6 +13,7 @@ use super::stop_flag;
 use crate::cli::{Fork, Global};
 use crate::data_dir::DataDir;
 use crate::fork::{self, Part, Taken};
+use crate::models::ModelStore;
 use crate::output::{self, Usage};
 use crate::values::When;
 use crate::wire::{Access, Connection};
@@ -80,8 +81,11 @@ fn source(global: &Global, args: &Fork) -> anyhow::Result<Global> {
 }
 
 fn copy(from: &Connection, part: &Part, folder: &Path, stop: &AtomicBool) -> anyhow::Result<Taken> {
-    let _held = DataDir::new(folder).hold()?;
-    fork::copy(from, part, &EmbeddedLog::open(folder)?, stop)
+    let to = DataDir::new(folder);
+    let _held = to.hold()?;
+    let taken = fork::copy(from, part, &EmbeddedLog::open(folder)?, stop)?;
+    ModelStore::copy(&from.data, &to)?;
+    Ok(taken)
 }
 
 fn part(from: &Connection, args: &Fork) -> anyhow::Result<Part> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use engram_connectors::events::{self, Of};
-use engram_models::Model;
+use engram_models::ModelFile;
 use engram_pipeline::log::{NewRecord, ProducerOptions};
 use engram_pipeline::service;
 use engram_processors::scoring;
@@ -49,7 +49,7 @@ struct Declaration {
 }
 
 fn load(global: &Global, name: &str, path: &Path, features: &Path) -> anyhow::Result<()> {
-    let model = models::read(path)?;
+    let file = models::read(path)?;
     let text = std::fs::read_to_string(features).with_context(|| format!("cannot read {}", features.display()))?;
     let wrong = || format!("{} cannot be used", features.display());
     let declared: Declaration =
@@ -57,12 +57,12 @@ fn load(global: &Global, name: &str, path: &Path, features: &Path) -> anyhow::Re
     let spec = ModelLoaded {
         time: engram_pipeline::clock::now_ms(),
         name: name.to_owned(),
-        hash: model.hash.clone(),
+        hash: file.hash().to_owned(),
         topic: declared.topic,
         event: declared.event,
         series: declared.series,
         time_field: declared.time,
-        features: in_order(&model, declared.features).with_context(wrong)?,
+        features: in_order(&file, declared.features).with_context(wrong)?,
     };
     spec.check().map_err(anyhow::Error::new)?;
     scoring::check(&spec).map_err(anyhow::Error::msg).with_context(wrong)?;
@@ -76,26 +76,30 @@ fn load(global: &Global, name: &str, path: &Path, features: &Path) -> anyhow::Re
             topics.join(", ")
         );
     }
-    ModelStore::open(&connection.config.scoring, &connection.data)?.put(&model, path)?;
+    ModelStore::open(&connection.config.scoring, &connection.data)?.put(&spec.hash, path)?;
     command(&connection, name, &spec)?;
     if global.json {
-        return Ok(output::json(&json!({"model": name, "hash": spec.hash, "format": model.format}))?);
+        return Ok(output::json(&json!({"model": name, "hash": spec.hash, "format": file.format()}))?);
     }
     let hash = &spec.hash[..HASH_SHOWN];
-    Ok(output::line(format_args!("{name}: {} model {hash} scores {} of {}", model.format, spec.event, spec.topic))?)
+    Ok(output::line(format_args!("{name}: {} {hash} scores {} of {}", described(&file), spec.event, spec.topic))?)
+}
+
+fn described(file: &ModelFile) -> String {
+    match file {
+        ModelFile::Model(model) => format!("{} model", model.format),
+        ModelFile::Detector { detector, .. } => format!("detector {}", detector.kernel()),
+    }
 }
 
 /// The features in the order of the model's columns: by name where both have names, else as they come.
-fn in_order(model: &Model, mut list: Vec<Feature>) -> anyhow::Result<Vec<Feature>> {
-    let wanted = model.features();
-    if list.len() != wanted {
-        bail!("the model wants {wanted} columns, and {} features are declared", list.len());
-    }
-    if model.names.is_empty() || list.iter().any(|feature| feature.name.is_none()) {
+fn in_order(file: &ModelFile, mut list: Vec<Feature>) -> anyhow::Result<Vec<Feature>> {
+    file.check_columns(list.len()).map_err(anyhow::Error::msg)?;
+    if file.names().is_empty() || list.iter().any(|feature| feature.name.is_none()) {
         return Ok(list);
     }
-    let mut ordered = Vec::with_capacity(wanted);
-    for name in &model.names {
+    let mut ordered = Vec::with_capacity(list.len());
+    for name in file.names() {
         let found = list.iter().position(|feature| feature.name.as_ref() == Some(name));
         let found =
             found.with_context(|| format!("the model wants a column {name:?}, and no feature has that name"))?;

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use arrow::array::{ArrayRef, Float32Array, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
-use engram_models::Model;
 use engram_models::chooser::Place;
 use engram_models::clock::{Clock, Monotonic};
 use engram_models::device::CpuDevice;
 use engram_models::guard::{self, Guard};
 use engram_models::link::Precision;
+use engram_models::{Model, ModelFile};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -29,7 +29,9 @@ const NAMED_MAX: usize = 5;
 pub fn run(global: &Global, args: &Score) -> anyhow::Result<()> {
     let stop = stop_flag()?;
     let started = Instant::now();
-    let model = models::read(&args.model)?;
+    let ModelFile::Model(model) = models::read(&args.model)? else {
+        bail!("a detector scores series of events, not files: load it with 'engram models load'");
+    };
     let table = Table::open(&args.input)?;
     let columns = choose(&model, &table).with_context(|| args.input.display().to_string())?;
     let threads = args.threads.map_or_else(cores, usize::from);

@@ -122,7 +122,10 @@ impl Feature {
         if let Some(aggregate) = self.aggregate {
             return match (self.rows, &self.window) {
                 (Some(rows), None) => Ok(Kind::Rows(aggregate, within("rows", rows, HISTORY_ROWS_MAX)?)),
-                (None, Some(window)) => Ok(Kind::Window(aggregate, duration_ms(window)?)),
+                (None, Some(window)) => match duration_ms(window) {
+                    Ok(0) => Err("its window is of no time".to_owned()),
+                    length => Ok(Kind::Window(aggregate, length.map_err(|why| format!("its window {why}"))?)),
+                },
                 (None, None) => Err("its aggregate needs rows or a window".to_owned()),
                 (Some(_), Some(_)) => Err("it has both rows and window".to_owned()),
             };
@@ -172,9 +175,9 @@ fn within(name: &str, value: usize, max: usize) -> Result<usize, String> {
     if (1..=max).contains(&value) { Ok(value) } else { Err(format!("{name} is {value}, and must be from 1 to {max}")) }
 }
 
-/// A number above 0 and `ms`, `s`, `m`, `h` or `d`.
-fn duration_ms(text: &str) -> Result<i64, String> {
-    let wrong = || format!("its window {text:?} is not a duration such as 500ms, 30s, 1m, 12h or 7d");
+/// A duration in ms, not below 0: a number and `ms`, `s`, `m`, `h` or `d`. Errors: one clause that quotes it.
+pub fn duration_ms(text: &str) -> Result<i64, String> {
+    let wrong = || format!("{text:?} is not a duration such as 500ms, 30s, 1m, 12h or 7d");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let number: i64 = text[..digits].parse().map_err(|_| wrong())?;
     let unit_ms = match &text[digits..] {
@@ -185,5 +188,5 @@ fn duration_ms(text: &str) -> Result<i64, String> {
         "d" => 24 * 60 * 60 * 1_000,
         _ => return Err(wrong()),
     };
-    number.checked_mul(unit_ms).filter(|ms| *ms > 0).ok_or_else(wrong)
+    number.checked_mul(unit_ms).ok_or_else(wrong)
 }

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use arrow::array::{Array as _, ArrayRef, AsArray as _, Float32Array, Float64Array, StringArray};
 use arrow::datatypes::Float64Type;
 
-pub use feature::{Aggregate, Feature, FeatureError};
+pub use feature::{Aggregate, Feature, FeatureError, duration_ms};
 
 use feature::Kind;
 use history::{History, Layout};

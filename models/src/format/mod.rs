@@ -33,7 +33,9 @@ pub fn read(file: &[u8]) -> Result<Parsed, ModelError> {
         onnx::read(file)
     } else {
         Err(ModelError::Unrecognized(
-            "give XGBoost JSON or UBJSON, LightGBM text, a Treelite checkpoint or ONNX".to_owned(),
+            "give XGBoost JSON or UBJSON, LightGBM text, a Treelite checkpoint or ONNX; or a detector, whose file begins with \
+             [detector]"
+                .to_owned(),
         ))
     }
 }

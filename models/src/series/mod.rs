@@ -145,6 +145,16 @@ impl Detector {
         Ok(State { settings: self.settings, time_ms, method })
     }
 
+    /// The definition by which its scores are computed, with its version: it changes when any score does.
+    pub fn kernel(&self) -> &'static str {
+        match self.method {
+            Method::RobustZ(_) => "robust-z-1",
+            Method::WeightedMean(_) => "weighted-mean-1",
+            Method::HoltWinters(_) => "holt-winters-1",
+            Method::HalfSpaceTrees(_) => "half-space-trees-1",
+        }
+    }
+
     fn tag(&self) -> u8 {
         match self.method {
             Method::RobustZ(_) => 1,

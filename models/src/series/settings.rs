@@ -15,10 +15,64 @@ const TREES_MAX: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Settings {
-    RobustZ { window: usize, warm_up: usize, deviation_min: f64 },
-    WeightedMean { alpha: f64, warm_up: usize, deviation_min: f64 },
-    HoltWinters { season: usize, alpha: f64, beta: f64, gamma: f64, warm_up: usize, deviation_min: f64 },
+    RobustZ {
+        #[serde(default = "defaults::window")]
+        window: usize,
+        #[serde(default = "defaults::warm_up")]
+        warm_up: usize,
+        #[serde(default = "defaults::deviation_min")]
+        deviation_min: f64,
+    },
+    WeightedMean {
+        #[serde(default = "defaults::alpha")]
+        alpha: f64,
+        #[serde(default = "defaults::warm_up")]
+        warm_up: usize,
+        #[serde(default = "defaults::deviation_min")]
+        deviation_min: f64,
+    },
+    HoltWinters {
+        /// Values of a season: nobody else knows.
+        season: usize,
+        #[serde(default = "defaults::alpha")]
+        alpha: f64,
+        #[serde(default = "defaults::beta")]
+        beta: f64,
+        #[serde(default = "defaults::gamma")]
+        gamma: f64,
+        /// Without it two seasons: of the first it takes what is usual, in the second it learns by how much it errs.
+        warm_up: Option<usize>,
+        #[serde(default = "defaults::deviation_min")]
+        deviation_min: f64,
+    },
     HalfSpaceTrees(HalfSpaceSettings),
+}
+
+/// Of what a user does not say; the rates are those that did well on NAB's series.
+mod defaults {
+    pub fn window() -> usize {
+        256
+    }
+
+    pub fn warm_up() -> usize {
+        32
+    }
+
+    pub fn deviation_min() -> f64 {
+        1e-6
+    }
+
+    pub fn alpha() -> f64 {
+        0.03
+    }
+
+    pub fn beta() -> f64 {
+        0.001
+    }
+
+    pub fn gamma() -> f64 {
+        0.2
+    }
 }
 
 /// Of half-space trees.
@@ -49,7 +103,8 @@ impl Default for HalfSpaceSettings {
 impl Settings {
     /// Of the detector that needs no thought; the fallback.
     pub fn robust_z() -> Self {
-        Self::RobustZ { window: 256, warm_up: 32, deviation_min: 1e-6 }
+        let (window, warm_up, deviation_min) = (defaults::window(), defaults::warm_up(), defaults::deviation_min());
+        Self::RobustZ { window, warm_up, deviation_min }
     }
 
     /// Errors: the first that is out of its bounds.
@@ -95,6 +150,7 @@ impl Settings {
                 Parameters { alpha, warm_up, deviation_min, ..none }
             }
             Self::HoltWinters { season, alpha, beta, gamma, warm_up, deviation_min } => {
+                let warm_up = warm_up.unwrap_or(2 * season);
                 Parameters { window: season, warm_up, alpha, beta, gamma, deviation_min }
             }
             Self::HalfSpaceTrees(_) => none,

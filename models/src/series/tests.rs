@@ -9,7 +9,7 @@ fn detectors() -> [Detector; 4] {
     [
         Settings::RobustZ { window: 7, warm_up: 3, deviation_min: 1e-3 },
         Settings::WeightedMean { alpha: 0.1, warm_up: 3, deviation_min: 1e-3 },
-        Settings::HoltWinters { season: 5, alpha: 0.2, beta: 0.1, gamma: 0.3, warm_up: 9, deviation_min: 1e-3 },
+        Settings::HoltWinters { season: 5, alpha: 0.2, beta: 0.1, gamma: 0.3, warm_up: Some(9), deviation_min: 1e-3 },
         Settings::HalfSpaceTrees(HalfSpaceSettings {
             trees: 5,
             depth: 6,
@@ -190,7 +190,14 @@ fn settings_are_checked() {
             "the detector cannot be used: alpha is NaN, and must be above 0 and below 1",
         ),
         (
-            Settings::HoltWinters { season: 2, alpha: 0.5, beta: 0.5, gamma: 1.0, warm_up: 5, deviation_min: 1.0 },
+            Settings::HoltWinters {
+                season: 2,
+                alpha: 0.5,
+                beta: 0.5,
+                gamma: 1.0,
+                warm_up: Some(5),
+                deviation_min: 1.0,
+            },
             "the detector cannot be used: gamma is 1, and must be above 0 and below 1",
         ),
         (

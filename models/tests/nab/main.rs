@@ -30,7 +30,7 @@ fn detectors(series: &Series) -> [(&'static str, Settings); 5] {
         ("weighted mean", Settings::WeightedMean { alpha: 0.03, warm_up: 32, deviation_min: part(0.01) }),
         ("Holt-Winters", {
             let (alpha, beta, gamma) = (0.03, 0.001, 0.2);
-            Settings::HoltWinters { season: 288, alpha, beta, gamma, warm_up: 576, deviation_min: part(0.01) }
+            Settings::HoltWinters { season: 288, alpha, beta, gamma, warm_up: Some(576), deviation_min: part(0.01) }
         }),
         ("half-space trees", Settings::HalfSpaceTrees(trees)),
         (

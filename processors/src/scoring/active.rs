@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, Float32Array, StringArray};
 use arrow::datatypes::Float64Type;
+use engram_models::ModelFile;
 use engram_models::breaker::{self, Breaker, Gravity, Permit};
 use engram_models::features::{self, Features, States};
 use engram_models::guard::{self, Guard};
+use engram_models::series::Detector;
 use engram_pipeline::processor::ProcessError;
 use engram_pipeline::store::{Store, codec};
 use engram_schemas::codec::DecodeError;
@@ -16,6 +18,7 @@ use engram_schemas::registry::Registry;
 use engram_schemas::scoring::{Feature, ModelLoaded};
 
 use super::ScoringConfig;
+use super::series::SeriesStates;
 
 pub struct Active {
     pub spec: ModelLoaded,
@@ -26,8 +29,26 @@ pub struct Active {
     bytes: usize,
     /// When its first row came, by the clock that only measures.
     began: Duration,
-    guard: Option<Guard>,
+    scorer: Option<Scorer>,
+    /// Of the series, where a detector scores.
+    states: SeriesStates,
     breaker: Breaker,
+}
+
+/// What its file has.
+enum Scorer {
+    Model(Box<Guard>),
+    Detector(Detector),
+}
+
+/// The scores of a batch.
+pub struct Scores {
+    /// Row by row.
+    pub values: Vec<f64>,
+    /// Of a row.
+    pub width: usize,
+    /// The definition that they follow.
+    pub kernel: &'static str,
 }
 
 /// A batch as it was gathered.
@@ -67,7 +88,8 @@ impl Active {
             offsets: Vec::new(),
             bytes: 0,
             began: Duration::ZERO,
-            guard: None,
+            scorer: None,
+            states: SeriesStates::default(),
             breaker: Breaker::new(settings),
         })
     }
@@ -129,7 +151,7 @@ impl Active {
 
     /// Whether the model is there; if it is not, asks for it unless that was in vain a short while ago.
     pub fn is_ready(&mut self, config: &ScoringConfig) -> bool {
-        if self.guard.is_some() {
+        if self.scorer.is_some() {
             return true;
         }
         let now = config.clock.now();
@@ -152,17 +174,19 @@ impl Active {
 
     /// Makes the model ready. Errors: one clause that says why it cannot be had.
     pub fn load(&mut self, config: &ScoringConfig) -> Result<(), String> {
-        if self.guard.is_some() {
+        if self.scorer.is_some() {
             return Ok(());
         }
-        let model = config.files.model(&self.spec.hash)?;
-        if model.features() != self.spec.features.len() {
-            let (wanted, told) = (model.features(), self.spec.features.len());
-            return Err(format!("it wants {wanted} columns, and {told} features are declared"));
-        }
-        let (gpu, clock) = ((config.gpu)(), Arc::clone(&config.clock));
-        let guard = Guard::new((*model).clone(), &*config.cpu, gpu, clock, guard::Settings::default());
-        self.guard = Some(guard.map_err(|error| error.to_string())?);
+        let file = config.files.file(&self.spec.hash)?;
+        file.check_columns(self.spec.features.len())?;
+        self.scorer = Some(match &*file {
+            ModelFile::Model(model) => {
+                let (gpu, clock) = ((config.gpu)(), Arc::clone(&config.clock));
+                let guard = Guard::new(model.clone(), &*config.cpu, gpu, clock, guard::Settings::default());
+                Scorer::Model(Box::new(guard.map_err(|error| error.to_string())?))
+            }
+            ModelFile::Detector { detector, .. } => Scorer::Detector(detector.clone()),
+        });
         Ok(())
     }
 
@@ -173,12 +197,33 @@ impl Active {
         self.features.compute(&batch.inputs, &batch.series, &times, &mut states)
     }
 
-    /// The scores of a batch, row by row, how many a row has, and the definition that they follow.
-    pub fn scores(&mut self, columns: &[Float32Array]) -> Result<(Vec<f64>, usize, &'static str), ProcessError> {
-        let guard = self.guard.as_mut().expect("it was asked whether it is there");
-        let scored = guard.score(columns).map_err(|error| ProcessError::Refused(error.to_string()))?;
-        let model = guard.model();
-        Ok((model.scores(&scored.margins), model.scores_width(), model.kernel()))
+    /// The scores of a batch. A detector's states are in the store.
+    pub fn scores(
+        &mut self,
+        columns: &[Float32Array],
+        batch: &Batch,
+        detectors: &mut Store,
+    ) -> Result<Scores, ProcessError> {
+        match self.scorer.as_mut().expect("it was asked whether it is there") {
+            Scorer::Model(guard) => {
+                let scored = guard.score(columns).map_err(|error| ProcessError::Refused(error.to_string()))?;
+                let model = guard.model();
+                let values = model.scores(&scored.margins);
+                Ok(Scores { values, width: model.scores_width(), kernel: model.kernel() })
+            }
+            Scorer::Detector(detector) => {
+                let mut values = Vec::with_capacity(columns.len() * batch.offsets.len());
+                for row in 0..batch.offsets.len() {
+                    for (number, column) in (0_u32..).zip(columns) {
+                        let of = (self.spec.name.clone(), batch.series.value(row).to_owned(), number);
+                        let state = self.states.get(&codec::to_bytes(&of), detector, detectors)?;
+                        values.push(detector.score(state, batch.times[row].unwrap_or(0), column.value(row)));
+                    }
+                }
+                self.states.write(detectors)?;
+                Ok(Scores { values, width: columns.len(), kernel: detector.kernel() })
+            }
+        }
     }
 }
 

@@ -3,18 +3,14 @@
 //!
 //! It learns only while it stands in, so its first scores of a series are 0 (`Detector::fallback`).
 
-use std::collections::HashMap;
-
 use arrow::array::{Array as _, AsArray as _};
 use arrow::datatypes::{DataType, Float64Type};
-use engram_models::series::{Detector, State};
+use engram_models::series::Detector;
 use engram_pipeline::processor::ProcessError;
 use engram_pipeline::store::{Store, codec};
 
-use super::active::Batch;
-
-/// The definition that its scores follow.
-pub const KERNEL: &str = "robust-z-1";
+use super::active::{Batch, Scores};
+use super::series::SeriesStates;
 
 /// One score a row; NaN where the event has none of the numbers.
 pub fn scores(
@@ -23,10 +19,8 @@ pub fn scores(
     fields: &[String],
     batch: &Batch,
     store: &mut Store,
-) -> Result<Vec<f64>, ProcessError> {
-    // In the order in which they are met, so that they are written in one order.
-    let mut keys = Vec::new();
-    let mut states: HashMap<Vec<u8>, State> = HashMap::new();
+) -> Result<Scores, ProcessError> {
+    let mut states = SeriesStates::default();
     let mut scores = Vec::with_capacity(batch.offsets.len());
     for row in 0..batch.offsets.len() {
         let series = batch.series.value(row);
@@ -41,13 +35,7 @@ pub fn scores(
                 continue;
             }
             let key = codec::to_bytes(&(model.to_owned(), series.to_owned(), field.clone()));
-            if !states.contains_key(&key) {
-                let known = store.get(&key)?.and_then(|bytes| detector.decode(bytes).ok());
-                states.insert(key.clone(), known.unwrap_or_else(|| detector.begin()));
-                keys.push(key.clone());
-            }
-            let state = states.get_mut(&key).expect("inserted above");
-            let score = detector.score(state, time_ms, value);
+            let score = detector.score(states.get(&key, detector, store)?, time_ms, value);
             // NaN is further from nothing.
             if furthest.is_nan() || score.abs() > furthest.abs() {
                 furthest = score;
@@ -55,8 +43,6 @@ pub fn scores(
         }
         scores.push(furthest);
     }
-    for key in keys {
-        store.put(&key, &states[&key].encode())?;
-    }
-    Ok(scores)
+    states.write(store)?;
+    Ok(Scores { values: scores, width: 1, kernel: detector.kernel() })
 }

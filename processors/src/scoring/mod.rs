@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! control.commands (in every partition) -> models in service
-//! telemetry.metrics, ...                -> projection -> batch -> features -> a model's scorer --> scores
-//!                                                          |         | histories      '-> cannot be had: robust z
+//! telemetry.metrics, ...                -> projection -> batch -> features -> a model, or a detector --> scores
+//!                                                          |         | histories        | states
+//!                                                          |         '-> cannot be had: robust z
 //!                                                          '-> manifest: where it ended, and what stood in
 //! ```
 //!
@@ -16,11 +17,12 @@
 mod active;
 mod fallback;
 mod processor;
+mod series;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use engram_models::Model;
+use engram_models::ModelFile;
 use engram_models::clock::Clock;
 use engram_models::device::Device;
 use engram_pipeline::errors::ErrorPolicy;
@@ -50,12 +52,13 @@ pub(crate) mod at {
     pub const MODELS_STORE: usize = 0;
     pub const HISTORIES_STORE: usize = 1;
     pub const FALLBACK_STORE: usize = 2;
+    pub const DETECTORS_STORE: usize = 3;
 }
 
-/// The files of models, by the hash of what is in them.
+/// The files of models and detectors, by the hash of what is in them.
 pub trait ModelFiles: Send + Sync {
     /// Errors: one clause that says why it cannot be had now.
-    fn model(&self, hash: &str) -> Result<Arc<Model>, String>;
+    fn file(&self, hash: &str) -> Result<Arc<ModelFile>, String>;
 }
 
 /// How events are scored.
@@ -86,6 +89,9 @@ pub fn stores() -> Vec<StoreSpec> {
         }),
         StoreSpec::new("fallback", |key, value| {
             (describe_key::<(String, String, String)>(key), json!({"bytes": value.len()}))
+        }),
+        StoreSpec::new("detectors", |key, value| {
+            (describe_key::<(String, String, u32)>(key), json!({"bytes": value.len()}))
         }),
     ]
 }

@@ -14,7 +14,7 @@ use engram_schemas::codec::{Decoder, Encoder};
 use engram_schemas::registry::Registry;
 use engram_schemas::scoring::{ModelLoaded, ModelUnloaded, Score};
 
-use super::active::{Active, Batch};
+use super::active::{Active, Batch, Scores};
 use super::{SCORES, ScoringConfig, at, fallback};
 
 pub struct ScoringProcessor {
@@ -99,7 +99,7 @@ impl ScoringProcessor {
     fn unload(&mut self, name: &str, context: &mut Context<'_>) -> Result<(), ProcessError> {
         self.models().remove(name);
         let prefix = codec::to_bytes(&name.to_owned());
-        for store in [at::MODELS_STORE, at::HISTORIES_STORE, at::FALLBACK_STORE] {
+        for store in [at::MODELS_STORE, at::HISTORIES_STORE, at::FALLBACK_STORE, at::DETECTORS_STORE] {
             let (store, mut keys) = (context.store(store), Vec::new());
             store.range(&prefix, &codec::end_of(&prefix), Order::Ascending, |key, _| {
                 keys.push(key.to_vec());
@@ -113,7 +113,8 @@ impl ScoringProcessor {
     fn event(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
         // Tombstones of compacted topics.
         let Some(value) = input.record.value else { return Ok(()) };
-        let (topic, offset, now) = (&*input.partition.topic, input.record.offset, self.config.clock.now());
+        let (topic, offset) = (&*input.partition.topic, input.record.offset);
+        let clock = Arc::clone(&self.config.clock);
         let mut pushed: Vec<&mut Active> = Vec::new();
         for active in self.models().values_mut().filter(|active| active.spec.topic == topic) {
             match active.push(value) {
@@ -128,6 +129,8 @@ impl ScoringProcessor {
         if pushed.is_empty() {
             return Ok(());
         }
+        // SUBTLE: this clock only says when a batch ends, which the manifest tells a replay.
+        let now = clock.now();
         pushed.into_iter().for_each(|active| active.keep(offset, value.len(), now));
         context.contributes(|| place(topic, offset));
         self.end_due(now, context)
@@ -169,11 +172,10 @@ impl ScoringProcessor {
         }
         let batch = active.take();
         let columns = active.columns(&batch, context.store(at::HISTORIES_STORE))?;
-        let (scores, width, kernel) = if is_fallback {
-            let store = context.store(at::FALLBACK_STORE);
-            (fallback::scores(&self.fallback, name, &active.fields(), &batch, store)?, 1, fallback::KERNEL)
+        let scores = if is_fallback {
+            fallback::scores(&self.fallback, name, &active.fields(), &batch, context.store(at::FALLBACK_STORE))?
         } else {
-            active.scores(&columns)?
+            active.scores(&columns, &batch, context.store(at::DETECTORS_STORE))?
         };
         let counter = if is_fallback { "engram_fallback_scores_total" } else { "engram_scores_total" };
         metrics::counter!(counter, "model" => name.to_owned()).increment(rows.cast_unsigned());
@@ -185,11 +187,11 @@ impl ScoringProcessor {
             offset: 0,
             model: name.to_owned(),
             hash,
-            kernel: kernel.to_owned(),
+            kernel: scores.kernel.to_owned(),
             is_fallback,
-            scores: Vec::with_capacity(width),
+            scores: Vec::with_capacity(scores.width),
         };
-        self.emit(score, &batch, &scores, width, context)
+        self.emit(score, &batch, &scores, context)
     }
 
     /// Emits a score for each row, with the row as its cause.
@@ -197,12 +199,11 @@ impl ScoringProcessor {
         &mut self,
         mut score: Score,
         batch: &Batch,
-        scores: &[f64],
-        width: usize,
+        scores: &Scores,
         context: &mut Context<'_>,
     ) -> Result<(), ProcessError> {
         let of = TopicPartition::new(score.topic.as_str(), self.partition);
-        for (row, values) in scores.chunks(width.max(1)).enumerate() {
+        for (row, values) in scores.values.chunks(scores.width.max(1)).enumerate() {
             score.series.clear();
             score.series.push_str(batch.series.value(row));
             (score.time, score.offset) = (batch.times[row], batch.offsets[row]);
