@@ -55,14 +55,18 @@ impl Values {
     }
 
     /// The row's value is this text. False: Arrow's offsets of 32 bits do not reach so far.
+    #[inline]
     pub fn set_text(&mut self, text: &str) -> bool {
         match self {
             Self::Numbers(values) => {
                 *values.last_mut().expect("a row was begun") = text.trim().parse().unwrap_or(f64::NAN);
             }
             Self::Texts { bytes, ends, is_there } => {
-                bytes.truncate(begins(ends));
-                if i32::try_from(bytes.len() + text.len()).is_err() {
+                let begins = begins(ends);
+                if bytes.len() > begins {
+                    bytes.truncate(begins);
+                }
+                if begins + text.len() > i32::MAX as usize {
                     return false;
                 }
                 bytes.push_str(text);
@@ -102,15 +106,21 @@ impl Values {
         }
     }
 
-    /// The rows as an array; there are none left.
+    /// The rows as an array; there are none left. The next batch has room for as much.
     pub fn finish(&mut self) -> ArrayRef {
         match self {
-            Self::Numbers(values) => Arc::new(Float64Array::from(std::mem::take(values))),
+            Self::Numbers(values) => {
+                let next = Vec::with_capacity(values.len());
+                Arc::new(Float64Array::from(std::mem::replace(values, next)))
+            }
             Self::Texts { bytes, ends, is_there } => {
-                let ends = std::mem::replace(ends, vec![0]);
-                let offsets = OffsetBuffer::new(ScalarBuffer::from(ends));
-                let texts = Buffer::from(std::mem::take(bytes).into_bytes());
-                let nulls = NullBuffer::from(std::mem::take(is_there));
+                let mut next = Vec::with_capacity(ends.len());
+                next.push(0);
+                let offsets = OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(ends, next)));
+                let next = String::with_capacity(bytes.len());
+                let texts = Buffer::from(std::mem::replace(bytes, next).into_bytes());
+                let next = Vec::with_capacity(is_there.len());
+                let nulls = NullBuffer::from(std::mem::replace(is_there, next));
                 Arc::new(StringArray::new(offsets, texts, Some(nulls).filter(|nulls| nulls.null_count() > 0)))
             }
         }

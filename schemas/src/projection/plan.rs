@@ -29,6 +29,7 @@ pub enum Plan {
     Union(Vec<Plan>),
     /// What is done with some items, and with the others.
     Array(Vec<(i64, Plan)>, Box<Plan>),
+    /// Keys ascend.
     Map(Vec<(String, Plan)>, Box<Plan>),
 }
 
@@ -110,10 +111,19 @@ impl Plan {
                 });
             }
             Self::Map(wanted, others) => {
+                // Writers mostly have keys in order, too, so the next one is likely the next one wanted.
+                let mut next = 0;
                 return blocks(bytes, |bytes| {
                     let key = sized(bytes)?;
-                    let plan =
-                        wanted.iter().find(|(name, _)| name.as_bytes() == key).map_or(&**others, |(_, plan)| plan);
+                    let is_key = |(name, _): &(String, Self)| name.as_bytes() == key;
+                    let found = match wanted.get(next) {
+                        Some(entry) if is_key(entry) => Ok(next),
+                        _ => wanted.binary_search_by(|(name, _)| name.as_bytes().cmp(key)),
+                    };
+                    let plan = found.map_or(&**others, |at| {
+                        next = at + 1;
+                        &wanted[at].1
+                    });
                     plan.read(bytes, columns)
                 });
             }
@@ -226,9 +236,14 @@ fn has_parts(schema: &Schema, names: &Names<'_>) -> bool {
     }
 }
 
+#[inline]
 fn set_text(text: &str, to: &[usize], columns: &mut [Values]) -> Result<(), &'static str> {
-    let mut all = to.iter().map(|&column| columns[column].set_text(text));
-    if all.all(|is_set| is_set) { Ok(()) } else { Err("a batch's texts are longer than 2 GiB") }
+    for &column in to {
+        if !columns[column].set_text(text) {
+            return Err("a batch's texts are longer than 2 GiB");
+        }
+    }
+    Ok(())
 }
 
 /// The items of an array or a map: blocks of so many, until one of none. A negative count is followed by the block's bytes,
@@ -262,7 +277,24 @@ fn sized<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], &'static str> {
 }
 
 /// A zigzag varint of at most 10 bytes (Avro 1.12, "Binary encoding").
+#[inline]
 fn long(bytes: &mut &[u8]) -> Result<i64, &'static str> {
+    // Lengths, counts and branches have one byte.
+    if let Some((&byte, rest)) = bytes.split_first()
+        && byte & 0x80 == 0
+    {
+        *bytes = rest;
+        return Ok(unzigzag(u64::from(byte)));
+    }
+    long_of_many(bytes)
+}
+
+fn unzigzag(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
+}
+
+#[inline(never)]
+fn long_of_many(bytes: &mut &[u8]) -> Result<i64, &'static str> {
     let mut value = 0_u64;
     for (at, &byte) in bytes.iter().enumerate().take(10) {
         if at == 9 && byte > 1 {
@@ -271,7 +303,7 @@ fn long(bytes: &mut &[u8]) -> Result<i64, &'static str> {
         value |= u64::from(byte & 0x7f) << (7 * at);
         if byte & 0x80 == 0 {
             *bytes = &bytes[at + 1..];
-            return Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed()));
+            return Ok(unzigzag(value));
         }
     }
     Err(if bytes.len() < 10 { "it breaks off" } else { "a number is longer than 10 bytes" })
