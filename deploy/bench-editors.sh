@@ -41,8 +41,7 @@ measure() {
     local size clients rate
     for size in "${sizes[@]}"; do
         read -r clients rate <<< "$size"
-        local flags=(--clients "$clients" --rate "$rate" --edits $((rate * 20)) --document "bench-$clients")
-        (( clients < 100 )) || flags+=(--deaf --no-presence)
+        local flags=(--clients "$clients" --rate "$rate" --edits $((rate * 20)) --document "bench-$clients" --hearing 10)
         node bench.mjs "$@" "${flags[@]}" | tail -n 1 | sed "s/{/{\"log\":\"$log\",/"
     done
 }

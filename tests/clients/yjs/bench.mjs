@@ -5,6 +5,8 @@ bench.mjs --peer engram --url ws://HOST:PORT/v1/documents | --peer y-websocket|y
   --documents D   (1)
   --edits M       edits per client (200)
   --rate R        edits a second per client (10)
+  --hearing H     writing clients per document that read what the server sends; the others only write once they are synced
+                  (all). One process that applies each edit for a hundred clients measures itself.
   --warm-up W     first edits of each client that are not counted (10)
   --document ID   prefix of the documents' names ("bench" and the seed)
   --token T       sent as ?token=T
@@ -16,7 +18,7 @@ text at a random place of a shared Y.Text and its number into a Y.Map; latency i
 event for that number, all in this process. Prints
   {"peer", "clients", "documents", "edits", "rate", "seconds", "peerMs": {"p50", "p90", "p99", "max", "count"},
    "echoMs": the same or null, "editsPerSecond", "busy"}
-echoMs is from the edit to its echo: for engram that is durable; y-websocket echoes what is in memory; hocuspocus
+echoMs is from the edit to its echo at the clients that hear: for engram that is durable; y-websocket echoes what is in memory; hocuspocus
 answers with "saved" messages, which are not told apart here. busy is the share of the time in which this process was not
 idle: above about 0.7 it measures itself.
 `
@@ -38,6 +40,7 @@ const flags = readFlags(USAGE, {
   documents: 1,
   edits: 200,
   rate: 10,
+  hearing: Infinity,
   'warm-up': 10,
   document: undefined,
   token: undefined,
@@ -81,7 +84,7 @@ class Room {
 
 class Writer {
   constructor (room, url, document, key, random) {
-    Object.assign(this, { room, key, random, sentAt: [], arrived: 0 })
+    Object.assign(this, { room, key, random, sentAt: [], arrived: 0, isDeaf: false })
     this.ledger = new Ledger()
     this.ledger.onEcho = ({ mark }) => this.measure(room.echo, mark, performance.now())
     this.client = open(url, document, this.ledger)
@@ -105,6 +108,18 @@ class Writer {
         doc.getMap('marks').set(this.key, number)
       }, this)
     }
+  }
+
+  // From here on it only writes: what the server sends is dropped as it comes.
+  deafen () {
+    this.isDeaf = true
+    const { provider } = this.client
+    const websocketProvider = provider.configuration?.websocketProvider
+    const socket = provider.ws ?? websocketProvider.webSocket
+    socket.removeAllListeners('message')
+    // They leave a server of which they hear nothing.
+    if (provider.ws) provider.wsLastMessageReceived = Infinity
+    else websocketProvider.lastMessageReceived = Infinity
   }
 
   // The reader has all edits up to `number`: a server may join some of them.
@@ -131,6 +146,7 @@ async function measure (url) {
   await until(() => rooms.every(({ clients }) => clients.every(({ provider }) => provider.synced)), deadline,
     () => 'not all clients are synced')
   const writers = rooms.flatMap(room => room.writers)
+  for (const room of rooms) room.writers.slice(flags.hearing).forEach(writer => writer.deafen())
   const begin = performance.now()
   const idle = performance.eventLoopUtilization()
   await Promise.all(writers.map(writer => writer.work()))
@@ -139,7 +155,8 @@ async function measure (url) {
   const missing = () => writers.filter(({ arrived }) => arrived < flags.edits).length
   await until(() => missing() === 0, deadline, () => `edits of ${missing()} clients have not reached their reader`)
   if (flags.peer === 'engram') {
-    const silent = () => writers.reduce((count, { ledger }) => count + ledger.edits.length - ledger.echoed, 0)
+    const hearing = writers.filter(({ isDeaf }) => !isDeaf)
+    const silent = () => hearing.reduce((count, { ledger }) => count + ledger.edits.length - ledger.echoed, 0)
     await until(() => silent() === 0, deadline, () => `${silent()} edits are not echoed`)
   }
   return {
