@@ -88,6 +88,8 @@ pub enum Command {
     Models(Models),
     /// Scores of a file's rows by a model, without a log
     Score(Score),
+    /// The memories of a workspace whose embeddings are nearest to one of them, or to a vector
+    Similar(Similar),
     /// Measure
     Bench(Bench),
 }
@@ -135,6 +137,20 @@ pub struct Score {
     /// Threads; as many as there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub struct Similar {
+    pub workspace: String,
+    /// A memory of it: those that are most similar to it
+    #[arg(long, value_name = "MEMORY", required_unless_present = "vector", conflicts_with = "vector")]
+    pub to: Option<String>,
+    /// A JSON list of numbers: the memories that are most similar to it, whatever has made their embeddings
+    #[arg(long, value_name = "FILE")]
+    pub vector: Option<PathBuf>,
+    /// How many
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

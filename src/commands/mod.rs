@@ -16,6 +16,7 @@ mod reset;
 mod schemas;
 mod score;
 mod services;
+mod similar;
 mod snapshot;
 mod state;
 mod step;
@@ -54,6 +55,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Reset(args) => reset::run(global, &args),
         Command::Models(command) => models::run(global, &command),
         Command::Score(args) => score::run(global, &args),
+        Command::Similar(args) => similar::run(global, &args),
         Command::Bench(args) => bench::run(global, &args),
     }
 }
