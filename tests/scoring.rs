@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use support::activity::seed;
 use support::engram::Engram;
 use support::kafka::Kafka;
 use support::log;
+use support::wait_until;
 
 /// width <= 1.5 and not missing: 0.25; else height <= 10, or missing: 1.0, else -2.0. A LightGBM model as it writes them.
 const MODEL: &str = include_str!("support/model.txt");
@@ -231,6 +232,11 @@ fn a_fork_scores_as_its_origin(engram: &Engram, folder: &Path) {
     let fork = Engram::embedded(&folder.join("fork")).configured(CONFIGURATION);
     fork.run(&["fork", "--of", &engram.data().display().to_string()]);
     catch_up(&fork);
+    let scores = |engram: &Engram| -> Vec<_> {
+        let of_all = scores(engram).into_iter();
+        // When a model takes another's place a fork decides by itself.
+        of_all.map(|(of, score)| (of, score["scores"].clone(), score["is_fallback"].clone())).collect()
+    };
     assert!(scores(&fork) == scores(engram), "a fork scores as its origin did");
 }
 
@@ -248,6 +254,66 @@ fn each_event_has_one_score_of_each_model_on_kafka_too() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engram = Engram::on_kafka(&folder.path().join("data"), kafka.brokers()).configured(CONFIGURATION);
     each_event_has_one_score(&engram, folder.path(), 2, 3_000);
+}
+
+/// No event waits for a model that takes another's place, none is scored by both, and a replay does it at the same places.
+#[test]
+fn a_model_takes_anothers_place_while_that_one_scores() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engram = Engram::embedded(&folder.path().join("data")).configured(CONFIGURATION);
+    let mut random = StdRng::seed_from_u64(seed());
+    let mut hashes = Vec::new();
+    let mut load_next = |number: usize| {
+        load(&engram, folder.path(), "shapes", &format!("{MODEL}version={number}\n"));
+        hashes.push(engram.json(&["models", "list"])[0]["hash"].clone());
+    };
+    load_next(0);
+    catch_up(&engram);
+    let up = engram.up(&["--services", "scoring"]);
+    for number in 1..4 {
+        produce(&engram, 1_500, &mut random);
+        load_next(number);
+    }
+    let last = hashes.last().expect("some were loaded").clone();
+    wait_until("the last one scores on both partitions", Duration::from_secs(60), || {
+        produce(&engram, 300, &mut random);
+        let scores = scores(&engram);
+        let partitions = scores.iter().filter(|(_, score)| score["hash"] == last).map(|((_, place), _)| place.0);
+        partitions.collect::<BTreeSet<_>>().len() == 2
+    });
+    up.wait_until_idle(Duration::from_secs(60));
+    up.stop();
+    let (expected, scored) = (expected(&engram), scores(&engram));
+    assert_eq!(scored.len(), expected.len(), "each sample has one score");
+    let mut before: BTreeMap<i64, usize> = BTreeMap::new();
+    for ((_, place), score) in &scored {
+        assert_eq!((&score["scores"], &score["is_fallback"]), (&json!([expected[place]]), &json!(false)), "{score}");
+        let version = hashes.iter().position(|hash| *hash == score["hash"]).expect("one of them");
+        let before = before.entry(place.0).or_default();
+        assert!(*before <= version, "none comes back: {score}");
+        *before = version;
+    }
+    let manifests = engram.consume("engram-scoring-manifests");
+    let batches = manifests.iter().flat_map(|record| record["value"]["batches"].as_array().expect("a list"));
+    assert!(batches.filter(|batch| batch["rows"] == 0).count() >= 2, "the manifests tell where they took their places");
+    engram.replays("scoring");
+
+    // One whose file is gone takes no place.
+    load(&engram, folder.path(), "shapes", &format!("{MODEL}version=gone\n"));
+    let gone = engram.json(&["models", "list"])[0]["hash"].as_str().expect("a hash").to_owned();
+    let (file, away) = (engram.data().join("models").join(&gone), folder.path().join("away"));
+    std::fs::rename(&file, &away).expect("moved");
+    let mut of_gone = || {
+        produce(&engram, 300, &mut random);
+        catch_up(&engram);
+        let scores = scores(&engram);
+        assert!(scores.values().all(|score| score["is_fallback"] == json!(false)), "nothing stands in");
+        scores.values().filter(|score| score["hash"] == gone.as_str()).count()
+    };
+    assert_eq!(of_gone(), 0, "the one before it goes on");
+    std::fs::rename(&away, &file).expect("moved back");
+    assert_eq!(of_gone(), 300);
+    engram.replays("scoring");
 }
 
 #[test]

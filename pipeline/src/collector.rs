@@ -253,6 +253,11 @@ impl Collector {
         self.recorded_batches.as_ref()?.front().map(|batch| (batch.model.as_str(), batch.rows))
     }
 
+    /// See `Context::is_made_again`.
+    pub fn is_made_again(&self) -> bool {
+        self.recorded_batches.is_some()
+    }
+
     /// See `Context::end_batch`.
     pub fn end_batch(&mut self, model: &str, hash: &str, rows: i64, is_fallback: impl FnOnce() -> bool) -> bool {
         let recorded =

@@ -210,6 +210,11 @@ impl Context<'_> {
         self.collector.recorded_batch()
     }
 
+    /// Whether a commit is made again, so that `recorded_batch` tells of all that there were.
+    pub fn is_made_again(&self) -> bool {
+        self.collector.is_made_again()
+    }
+
     /// Ends a batch of rows that a model scores: it goes into the manifest. `is_fallback` finds out whether something must
     /// stand in for the model, which depends on more than the log; a replay is told instead what came of it then. Returns that.
     /// All batches end in `before_commit` at the latest.

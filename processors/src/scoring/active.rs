@@ -18,6 +18,7 @@ use engram_schemas::registry::Registry;
 use engram_schemas::scoring::{Feature, ModelLoaded};
 
 use super::ScoringConfig;
+use super::next::Next;
 use super::series::SeriesStates;
 
 pub struct Active {
@@ -33,10 +34,12 @@ pub struct Active {
     /// Of the series, where a detector scores.
     states: SeriesStates,
     breaker: Breaker,
+    /// What is to take its place.
+    pub next: Option<Box<Next>>,
 }
 
-/// What its file has.
-enum Scorer {
+/// What its file has, ready to score.
+pub enum Scorer {
     Model(Box<Guard>),
     Detector(Detector),
 }
@@ -91,6 +94,7 @@ impl Active {
             scorer: None,
             states: SeriesStates::default(),
             breaker: Breaker::new(settings),
+            next: None,
         })
     }
 
@@ -149,44 +153,43 @@ impl Active {
         }
     }
 
-    /// Whether the model is there; if it is not, asks for it unless that was in vain a short while ago.
-    pub fn is_ready(&mut self, config: &ScoringConfig) -> bool {
-        if self.scorer.is_some() {
-            return true;
-        }
-        let now = config.clock.now();
-        if matches!(self.breaker.permit(now), Permit::Refuse) {
-            return false;
-        }
-        match self.load(config) {
-            Ok(()) => {
+    pub fn is_loaded(&self) -> bool {
+        self.scorer.is_some()
+    }
+
+    /// Whether it may be asked for: not again a short while after that was in vain.
+    pub fn may_load(&mut self, config: &ScoringConfig) -> bool {
+        !matches!(self.breaker.permit(config.clock.now()), Permit::Refuse)
+    }
+
+    /// What came of asking for it; `otherwise` says what is done without it.
+    pub fn loaded(&mut self, outcome: Result<Scorer, String>, otherwise: &str, config: &ScoringConfig) {
+        match outcome {
+            Ok(scorer) => {
                 self.breaker.succeeded();
-                true
+                self.scorer = Some(scorer);
             }
             Err(reason) => {
                 self.breaker.failed(Gravity::Grave, config.clock.now());
                 let (model, hash) = (&self.spec.name, &self.spec.hash);
-                tracing::warn!(model, hash, reason, "a model cannot be had: robust z-scores stand in for it");
-                false
+                tracing::warn!(model, hash, reason, "a model cannot be had: {otherwise}");
             }
         }
     }
 
+    /// Whether the model is there; if it is not, asks for it, and waits.
+    pub fn is_ready(&mut self, config: &ScoringConfig) -> bool {
+        if !self.is_loaded() && self.may_load(config) {
+            self.loaded(Scorer::load(&self.spec, config), "robust z-scores stand in for it", config);
+        }
+        self.is_loaded()
+    }
+
     /// Makes the model ready. Errors: one clause that says why it cannot be had.
     pub fn load(&mut self, config: &ScoringConfig) -> Result<(), String> {
-        if self.scorer.is_some() {
-            return Ok(());
+        if self.scorer.is_none() {
+            self.scorer = Some(Scorer::load(&self.spec, config)?);
         }
-        let file = config.files.file(&self.spec.hash)?;
-        file.check_columns(self.spec.features.len())?;
-        self.scorer = Some(match &*file {
-            ModelFile::Model(model) => {
-                let (gpu, clock) = ((config.gpu)(), Arc::clone(&config.clock));
-                let guard = Guard::new(model.clone(), &*config.cpu, gpu, clock, guard::Settings::default());
-                Scorer::Model(Box::new(guard.map_err(|error| error.to_string())?))
-            }
-            ModelFile::Detector { detector, .. } => Scorer::Detector(detector.clone()),
-        });
         Ok(())
     }
 
@@ -224,6 +227,22 @@ impl Active {
                 Ok(Scores { values, width: columns.len(), kernel: detector.kernel() })
             }
         }
+    }
+}
+
+impl Scorer {
+    /// Errors: one clause that says why it cannot be had.
+    pub fn load(spec: &ModelLoaded, config: &ScoringConfig) -> Result<Self, String> {
+        let file = config.files.file(&spec.hash)?;
+        file.check_columns(spec.features.len())?;
+        Ok(match &*file {
+            ModelFile::Model(model) => {
+                let (gpu, clock) = ((config.gpu)(), Arc::clone(&config.clock));
+                let guard = Guard::new(model.clone(), &*config.cpu, gpu, clock, guard::Settings::default());
+                Self::Model(Box::new(guard.map_err(|error| error.to_string())?))
+            }
+            ModelFile::Detector { detector, .. } => Self::Detector(detector.clone()),
+        })
     }
 }
 

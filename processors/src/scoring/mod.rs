@@ -8,14 +8,16 @@
 //!                                                          '-> manifest: where it ended, and what stood in
 //! ```
 //!
-//! A command has its place among a task's inputs, so it is settled between which two events a model was swapped. Where a batch
-//! ends, and whether a model could be had, is not: the manifest tells, and a replay does as it says.
+//! A command has its place among a task's inputs. A model of a new name scores what comes after it. One that takes another's place
+//! is made ready by a thread meanwhile, and takes it when that one's batch ends. When that is, where batches end, and whether a
+//! model could be had, does not follow from the log: the manifest tells, and a replay does as it says.
 //!
-//! INVARIANT: an event has one score of each model that is in service for it when it is taken. What the scores are depends on
-//! the log and on the models' files, which are named by their hash; not on batches, devices or time.
+//! INVARIANT: an event has one score of each model that is in service for it when it is taken. What the score is depends on
+//! the log and on the file of the model, which its hash names; not on batches, devices or time.
 
 mod active;
 mod fallback;
+mod next;
 mod processor;
 mod series;
 
@@ -32,11 +34,11 @@ use engram_pipeline::service::TOPIC_MESSAGE_BYTES_MAX;
 use engram_pipeline::store::StoreSpec;
 use engram_pipeline::store::codec::{self, Json};
 use engram_schemas::Event;
-use engram_schemas::scoring::{ModelLoaded, Score};
+use engram_schemas::scoring::Score;
 use serde_json::{Value, json};
 
 pub use active::check;
-use processor::ScoringProcessor;
+use processor::{InService, ScoringProcessor};
 
 pub const NAME: &str = "scoring";
 pub const COMMANDS: &str = "control.commands";
@@ -81,7 +83,7 @@ pub struct ScoringConfig {
 
 /// The stores, by name, as `engram state` lists them.
 pub fn stores() -> Vec<StoreSpec> {
-    let models = |key: &[u8], value: &[u8]| codec::describe::<String, Json<ModelLoaded>>(key, value);
+    let models = |key: &[u8], value: &[u8]| codec::describe::<String, Json<InService>>(key, value);
     vec![
         StoreSpec::new("models", models),
         StoreSpec::new("histories", |key, value| {

@@ -13,9 +13,21 @@ use engram_schemas::Event as _;
 use engram_schemas::codec::{Decoder, Encoder};
 use engram_schemas::registry::Registry;
 use engram_schemas::scoring::{ModelLoaded, ModelUnloaded, Score};
+use serde::{Deserialize, Serialize};
 
 use super::active::{Active, Batch, Scores};
+use super::next::Next;
 use super::{SCORES, ScoringConfig, at, fallback};
+
+/// As the store has it, by the model's name.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct InService {
+    #[serde(flatten)]
+    spec: ModelLoaded,
+    /// What is to take its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<ModelLoaded>,
+}
 
 pub struct ScoringProcessor {
     config: ScoringConfig,
@@ -44,27 +56,54 @@ impl ScoringProcessor {
         })
     }
 
-    /// Models that were in service at the last commit.
+    /// Models that were in service at the last commit. What was to take a place then takes it, as nothing is scored yet and so
+    /// nothing held up; where a commit is made again, if it did so then.
     fn open(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
-        if self.models.is_some() {
-            return Ok(());
+        let is_first = self.models.is_none();
+        if is_first {
+            self.models = Some(self.read(context)?);
         }
-        let mut specs = Vec::new();
+        if context.is_made_again() {
+            while let Some((name, 0)) = context.recorded_batch() {
+                let name = name.to_owned();
+                if !self.take_place(&name, context)? {
+                    break;
+                }
+            }
+        } else if is_first {
+            let config = &self.config;
+            let waiting = self.models.iter_mut().flatten().filter_map(|(name, active)| {
+                let next = active.next.as_mut()?;
+                next.active.is_ready(config).then(|| name.clone())
+            });
+            let ready: Vec<String> = waiting.collect();
+            for name in ready {
+                self.take_place(&name, context)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, context: &mut Context<'_>) -> Result<BTreeMap<String, Active>, ProcessError> {
+        let mut known = Vec::new();
         context.store(at::MODELS_STORE).range(&[], &codec::end_of(&[]), Order::Ascending, |_, value| {
-            specs.extend(codec::read_whole::<Json<ModelLoaded>>(value).map(|Json(spec)| spec));
+            known.extend(codec::read_whole::<Json<InService>>(value).map(|Json(known)| known));
             true
         })?;
-        let mut models = BTreeMap::new();
-        for spec in specs {
+        let active = |spec: ModelLoaded| {
             let name = spec.name.clone();
             // It was checked when it came; another program may see it otherwise.
-            let active = Active::new(spec, &self.config, &self.registry).map_err(|reason| {
+            Active::new(spec, &self.config, &self.registry).map_err(|reason| {
                 ProcessError::Refused(format!("model {name} is in service, and cannot be used: {reason}"))
-            })?;
-            models.insert(name, active);
+            })
+        };
+        let mut models = BTreeMap::new();
+        for InService { spec, next } in known {
+            let mut model = active(spec)?;
+            model.next = next.map(active).transpose()?.map(Next::new).map(Box::new);
+            models.insert(model.spec.name.clone(), model);
         }
-        self.models = Some(models);
-        Ok(())
+        Ok(models)
     }
 
     fn models(&mut self) -> &mut BTreeMap<String, Active> {
@@ -88,11 +127,35 @@ impl ScoringProcessor {
             .map_err(|reason| ProcessError::reject("invalid-features", reason))?;
         // What came before is scored by the model that was there.
         self.end_all(context)?;
-        active.is_ready(&self.config);
-        let (name, spec) = (active.spec.name.clone(), Json(active.spec.clone()));
-        context.store(at::MODELS_STORE).put(&codec::to_bytes(&name), &codec::to_bytes(&spec))?;
-        self.models().insert(name, active);
-        Ok(())
+        let (name, spec) = (active.spec.name.clone(), active.spec.clone());
+        let config = &self.config;
+        let models = self.models.as_mut().expect("they are read before anything is done");
+        let known = match models.get_mut(&name) {
+            Some(before) => {
+                let next = before.next.insert(Box::new(Next::new(active)));
+                if !context.is_made_again() {
+                    next.is_ready(config);
+                }
+                InService { spec: before.spec.clone(), next: Some(spec) }
+            }
+            None => {
+                active.is_ready(config);
+                models.insert(name.clone(), active);
+                InService { spec, next: None }
+            }
+        };
+        Ok(context.store(at::MODELS_STORE).put(&codec::to_bytes(&name), &codec::to_bytes(&Json(known)))?)
+    }
+
+    /// Puts what was to take a model's place there, if there is anything. The manifest has it as a batch without rows.
+    fn take_place(&mut self, name: &str, context: &mut Context<'_>) -> Result<bool, ProcessError> {
+        let Some(next) = self.models().get_mut(name).and_then(|active| active.next.take()) else { return Ok(false) };
+        let active = next.active;
+        context.end_batch(name, &active.spec.hash, 0, || false);
+        let known = InService { spec: active.spec.clone(), next: None };
+        context.store(at::MODELS_STORE).put(&codec::to_bytes(&name.to_owned()), &codec::to_bytes(&Json(known)))?;
+        self.models().insert(name.to_owned(), active);
+        Ok(true)
     }
 
     /// Takes a model out of service, with all that is kept for it.
@@ -140,7 +203,7 @@ impl ScoringProcessor {
     fn end_due(&mut self, now: Duration, context: &mut Context<'_>) -> Result<(), ProcessError> {
         while let Some((model, rows)) = context.recorded_batch() {
             let model = model.to_owned();
-            if self.models().get(&model).is_none_or(|active| active.rows() as i64 != rows) {
+            if rows == 0 || self.models().get(&model).is_none_or(|active| active.rows() as i64 != rows) {
                 return Ok(());
             }
             self.end(&model, context)?;
@@ -191,7 +254,16 @@ impl ScoringProcessor {
             is_fallback,
             scores: Vec::with_capacity(scores.width),
         };
-        self.emit(score, &batch, &scores, context)
+        let is_place_taken = match &mut active.next {
+            _ if context.is_made_again() => context.recorded_batch() == Some((name, 0)),
+            Some(next) => next.is_ready(config),
+            None => false,
+        };
+        self.emit(score, &batch, &scores, context)?;
+        if is_place_taken {
+            self.take_place(name, context)?;
+        }
+        Ok(())
     }
 
     /// Emits a score for each row, with the row as its cause.
