@@ -94,7 +94,7 @@ bench-models: ## measure the scoring of forests beside XGBoost, LightGBM, lleave
 
 .PHONY: soak
 soak: setup kafka-fetch $(EDITORS)/.done ## the long form of the tests: up to 5 million events; ARGS goes to them
-	ENGRAM_SOAK=1 KAFKA_HEAP=1g cargo test --release --workspace --test exactly_once --test replay --test take_over --test under_fire -- --nocapture $(ARGS)
+	ENGRAM_SOAK=1 KAFKA_HEAP=1g cargo test --release --workspace --test exactly_once --test replay --test take_over --test under_fire --test editors_under_fire --test gateway -- --nocapture $(ARGS)
 
 .PHONY: simulate
 simulate: ## run 10,000 seeds of the simulation; ARGS goes to it (--seeds, --first, --trace)

@@ -19,6 +19,7 @@ use crate::chooser::{self, Chooser, Curve, Place};
 use crate::clock::Clock;
 use crate::device::{Device, DeviceError, Scorer, is_same};
 use crate::golden::{self, Golden};
+use crate::gpu::pinned::Pool;
 use crate::model::Model;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,6 +126,11 @@ impl Guard {
     /// The GPU's last failure, of a batch or a probe.
     pub fn failure(&self) -> Option<&Failure> {
         self.gpu.as_ref()?.failure.as_ref()
+    }
+
+    /// Memory in which columns are best built: see `Device::pinned`.
+    pub fn pinned(&self) -> Option<&Arc<Pool>> {
+        self.gpu.as_ref()?.device.pinned()
     }
 
     /// Scores a batch. Errors: the batch does not fit the model.

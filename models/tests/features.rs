@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, Float32Array, Float64Array, StringArray};
 use engram_models::features::{Aggregate, Feature, Features, HISTORY_ROWS_MAX, InputKind, States};
+use engram_models::gpu::pinned::{Pool, Unpinned};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -67,7 +68,12 @@ fn compute(features: &Features, rows: &[Row], store: &mut Store) -> Vec<Vec<u32>
         .collect();
     let keys = StringArray::from_iter_values(rows.iter().map(|row| row.key));
     let times: Vec<i64> = rows.iter().map(|row| row.time_ms).collect();
-    let Ok(made) = features.compute(&columns, &keys, &times, store);
+    // What a block had before must not show.
+    let pool = Pool::new(Box::new(Unpinned), 1 << 20);
+    let stale = pool.take(rows.len() * 4);
+    pool.take(rows.len() * 4).values_mut().fill(7.0);
+    drop(stale);
+    let Ok(made) = features.compute(&columns, &keys, &times, store, &pool);
     made.iter().map(bits).collect()
 }
 

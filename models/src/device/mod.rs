@@ -6,9 +6,12 @@
 mod cpu;
 mod plain;
 
+use std::sync::Arc;
+
 use arrow::array::Float32Array;
 use thiserror::Error;
 
+use crate::gpu::pinned::Pool;
 use crate::model::Model;
 
 pub use cpu::CpuDevice;
@@ -20,6 +23,11 @@ pub trait Device: Send + Sync {
     fn name(&self) -> String;
 
     fn memory(&self) -> Memory;
+
+    /// Memory from which it takes columns as they are; `None` if any is as good.
+    fn pinned(&self) -> Option<&Arc<Pool>> {
+        None
+    }
 
     /// Makes a model ready. What it takes of the device's memory is free again when the scorer is dropped.
     fn load(&self, model: &Model) -> Result<Box<dyn Scorer>, DeviceError>;

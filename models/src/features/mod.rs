@@ -19,12 +19,14 @@ mod feature;
 mod history;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, Float32Array, Float64Array, StringArray};
 use arrow::datatypes::Float64Type;
 
 pub use feature::{Aggregate, Feature, FeatureError, duration_ms};
 
+use crate::gpu::pinned::{Block, Pool};
 use feature::Kind;
 use history::{History, Layout};
 
@@ -118,6 +120,8 @@ impl Features {
     /// `times` are in ms. Of each series a state is read once and, after all rows, written once, in the order of first
     /// appearance. A state that is damaged, or is of a list that keeps other things, is as none: its series begins anew.
     ///
+    /// The columns lie in the pool's memory: in that of a GPU's, it uploads them as they are.
+    ///
     /// A row costs a pass over the rows that a feature looks at, for each feature.
     ///
     /// Errors: those of the states. Where reading failed, nothing was written.
@@ -130,25 +134,29 @@ impl Features {
         keys: &StringArray,
         times: &[i64],
         states: &mut S,
+        pool: &Arc<Pool>,
     ) -> Result<Vec<Float32Array>, S::Error> {
         assert_eq!(columns.len(), self.inputs.len(), "a column for each input");
         assert!(columns.iter().all(|column| column.len() == times.len()), "columns of one length");
         assert!(keys.len() == times.len() && keys.null_count() == 0, "a key for each row");
-        let mut made = self.columns.iter().map(|column| column.at_once(columns)).collect::<Vec<_>>();
+        let rows = times.len();
+        let mut blocks: Vec<Block> = self.columns.iter().map(|_| pool.take(rows * size_of::<f32>())).collect();
+        let mut made: Vec<&mut [f32]> = blocks.iter_mut().map(|block| &mut block.values_mut()[..rows]).collect();
+        self.columns.iter().zip(&mut made).for_each(|(column, made)| column.at_once(columns, made));
         if self.is_stateful() {
             self.look_back(columns, keys, times, states, &mut made)?;
         }
-        Ok(made.into_iter().map(Float32Array::from).collect())
+        Ok(blocks.into_iter().map(|block| block.into_array(rows, None)).collect())
     }
 
-    /// Appends to the columns of those features that look back.
+    /// Fills the columns of those features that look back.
     fn look_back<S: States>(
         &self,
         columns: &[ArrayRef],
         keys: &StringArray,
         times: &[i64],
         states: &mut S,
-        made: &mut [Vec<f32>],
+        made: &mut [&mut [f32]],
     ) -> Result<(), S::Error> {
         let inputs: Vec<&Float64Array> =
             self.layout.inputs.iter().map(|input| columns[*input].as_primitive()).collect();
@@ -169,10 +177,12 @@ impl Features {
             history.push(*time_ms, inputs.iter().map(|input| number(input, row)));
             for (column, made) in self.columns.iter().zip(&mut *made) {
                 match &column.kind {
-                    Kind::Lag(rows) => made.push(narrow(history.lag(column.input, *rows))),
-                    Kind::Rows(aggregate, rows) => made.push(narrow(aggregate.of(history.last(column.input, *rows)))),
+                    Kind::Lag(rows) => made[row] = narrow(history.lag(column.input, *rows)),
+                    Kind::Rows(aggregate, rows) => {
+                        made[row] = narrow(aggregate.of(history.last(column.input, *rows)));
+                    }
                     Kind::Window(aggregate, window_ms) => {
-                        made.push(narrow(aggregate.of(history.window(column.input, *window_ms))));
+                        made[row] = narrow(aggregate.of(history.window(column.input, *window_ms)));
                     }
                     Kind::Value | Kind::OneHot(_) | Kind::Categories(_) => {}
                 }
@@ -184,24 +194,24 @@ impl Features {
 }
 
 impl Column {
-    /// What needs its own row only; else nothing, with room for it.
-    fn at_once(&self, columns: &[ArrayRef]) -> Vec<f32> {
+    /// Fills the column, if each value needs its own row only.
+    fn at_once(&self, columns: &[ArrayRef], made: &mut [f32]) {
         match &self.kind {
             Kind::Value => {
                 let input = columns[self.input].as_primitive::<Float64Type>();
-                (0..input.len()).map(|row| narrow(number(input, row))).collect()
+                made.iter_mut().enumerate().for_each(|(row, made)| *made = narrow(number(input, row)));
             }
             Kind::OneHot(text) => {
                 let is = |present: &str| if present == text { 1.0 } else { 0.0 };
-                columns[self.input].as_string::<i32>().iter().map(|present| present.map_or(f32::NAN, is)).collect()
+                let texts = columns[self.input].as_string::<i32>();
+                made.iter_mut().zip(texts).for_each(|(made, present)| *made = present.map_or(f32::NAN, is));
             }
             Kind::Categories(codes) => {
                 let code = |present: Option<&str>| present.and_then(|present| codes.get(present)).copied();
-                columns[self.input].as_string::<i32>().iter().map(|present| code(present).unwrap_or(f32::NAN)).collect()
+                let texts = columns[self.input].as_string::<i32>();
+                made.iter_mut().zip(texts).for_each(|(made, present)| *made = code(present).unwrap_or(f32::NAN));
             }
-            Kind::Lag(_) | Kind::Rows(..) | Kind::Window(..) => {
-                Vec::with_capacity(columns.first().map_or(0, |column| column.len()))
-            }
+            Kind::Lag(_) | Kind::Rows(..) | Kind::Window(..) => {}
         }
     }
 }

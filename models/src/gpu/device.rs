@@ -169,6 +169,10 @@ impl Device for GpuDevice {
         self.accounts.memory()
     }
 
+    fn pinned(&self) -> Option<&Arc<Pool>> {
+        Some(&self.pool)
+    }
+
     fn load(&self, model: &Model) -> Result<Box<dyn Scorer>, DeviceError> {
         let Some(requests) = &self.requests else { unreachable!("only dropping takes it") };
         let mut program = Program::new(model)?;

@@ -1,12 +1,14 @@
 //! All of a GPU's path but the driver: queue, slots, copies, kernels' bodies, memory. Needs a C++ compiler; no GPU.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arrow::array::Float32Array;
+use arrow::array::{ArrayRef, Float32Array, Float64Array, StringArray};
 use engram_models::clock::Monotonic;
 use engram_models::device::{Device, DeviceError, PlainDevice, is_same};
+use engram_models::features::{self, Features};
 use engram_models::gpu::nearest::Matrix;
 use engram_models::gpu::series::{Batch, Method, States};
 use engram_models::gpu::{GpuDevice, Settings};
@@ -93,6 +95,34 @@ fn batches_of_many_threads_have_the_margins_of_the_reference() {
     });
     assert_eq!(control.overlap_max.load(Ordering::Relaxed), 2, "the three slots were never under way together");
     assert!(control.kernels.lock().expect("no thread failed").contains(&"validity_expand"));
+}
+
+/// Histories that nothing asks for.
+struct NoStates;
+
+impl features::States for NoStates {
+    type Error = Infallible;
+
+    fn get(&mut self, _: &str) -> Result<Option<Vec<u8>>, Infallible> {
+        unreachable!("no feature looks back")
+    }
+
+    fn put(&mut self, _: &str, _: &[u8]) -> Result<(), Infallible> {
+        unreachable!("no feature looks back")
+    }
+}
+
+#[test]
+fn features_are_made_where_the_device_copies_from() {
+    let Some((device, _)) = device(settings()) else { return };
+    let pool = device.pinned().expect("a GPU has one");
+    let list = serde_json::from_value(serde_json::json!([{"field": "v"}])).expect("a list");
+    let values: ArrayRef = Arc::new(Float64Array::from_iter_values((0..5_000).map(f64::from)));
+    let series = StringArray::from_iter_values((0..5_000).map(|_| ""));
+    let features = Features::new(list).expect("a feature");
+    let Ok(columns) = features.compute(&[values], &series, &[0; 5_000], &mut NoStates, pool);
+    assert!(pool.is_pinned(columns[0].values().inner().as_slice()));
+    assert_eq!(columns[0].value(4_999), 4_999.0);
 }
 
 #[test]

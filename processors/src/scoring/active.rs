@@ -8,6 +8,7 @@ use arrow::datatypes::Float64Type;
 use engram_models::ModelFile;
 use engram_models::breaker::{self, Breaker, Gravity, Permit};
 use engram_models::features::{self, Features, States};
+use engram_models::gpu::pinned::{Pool, Unpinned};
 use engram_models::guard::{self, Guard};
 use engram_models::series::Detector;
 use engram_pipeline::processor::ProcessError;
@@ -21,11 +22,16 @@ use super::ScoringConfig;
 use super::next::Next;
 use super::series::SeriesStates;
 
+/// Memory that is kept from one batch to the next.
+const POOL_BYTES_MAX: usize = 32 << 20;
+
 pub struct Active {
     pub spec: ModelLoaded,
     features: Features,
     /// Columns of the features first, then the series and the time where the model tells of them.
     projection: Projection,
+    /// What columns are made of, unless a GPU has better.
+    pool: Arc<Pool>,
     offsets: Vec<i64>,
     bytes: usize,
     /// When its first row came, by the clock that only measures.
@@ -88,6 +94,7 @@ impl Active {
             spec,
             features,
             projection,
+            pool: Pool::new(Box::new(Unpinned), POOL_BYTES_MAX),
             offsets: Vec::new(),
             bytes: 0,
             began: Duration::ZERO,
@@ -197,7 +204,11 @@ impl Active {
     pub fn columns(&self, batch: &Batch, histories: &mut Store) -> Result<Vec<Float32Array>, ProcessError> {
         let times: Vec<i64> = batch.times.iter().map(|time| time.unwrap_or(0)).collect();
         let mut states = Histories { store: histories, model: &self.spec.name };
-        self.features.compute(&batch.inputs, &batch.series, &times, &mut states)
+        let pinned = match &self.scorer {
+            Some(Scorer::Model(guard)) => guard.pinned(),
+            _ => None,
+        };
+        self.features.compute(&batch.inputs, &batch.series, &times, &mut states, pinned.unwrap_or(&self.pool))
     }
 
     /// The scores of a batch. A detector's states are in the store.
