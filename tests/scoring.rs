@@ -60,10 +60,10 @@ batch_delay = \"2ms\"
 retry = \"0s\"
 ";
 
-/// The detector with the most to remember, and the least.
+/// The detectors with the most to remember.
 const DETECTORS: [&str; 2] = [
     "# of both columns\n[detector]\nmethod = \"half-space-trees\"\nwindow = 16\ntrees = 5\nshingle = 3\n",
-    "[detector]\nmethod = \"weighted-mean\"\nwarm_up = 4\n",
+    "[detector]\nmethod = \"random-cut-forest\"\nwindow = 24\nsample = 16\ntrees = 5\n",
 ];
 
 const ENTITIES: usize = 7;
@@ -193,7 +193,7 @@ fn each_event_has_one_score(engram: &Engram, folder: &Path, chunks: usize, event
         if chunk == 0 {
             load(engram, folder, "others", MODEL);
             load(engram, folder, "trees", DETECTORS[0]);
-            load(engram, folder, "mean", DETECTORS[1]);
+            load(engram, folder, "cuts", DETECTORS[1]);
         }
         let listed = engram.json(&["models", "list"]);
         hashes.push(listed.iter().find(|model| model["name"] == "shapes").expect("it is loaded")["hash"].clone());
@@ -211,7 +211,7 @@ fn each_event_has_one_score(engram: &Engram, folder: &Path, chunks: usize, event
         for ((model, place), score) in &scores {
             let (kernel, wanted): (_, &[Option<f64>]) = match model.as_str() {
                 "trees" => ("half-space-trees-1", &detected[0][place]),
-                "mean" => ("weighted-mean-1", &detected[1][place]),
+                "cuts" => ("random-cut-forest-1", &detected[1][place]),
                 _ => ("forest-1", &[Some(expected[place])]),
             };
             assert!(is_same(&score["scores"], wanted), "{model} {place:?}: {score}, not {wanted:?}");

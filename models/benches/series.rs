@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use engram_models::series::{Detector, HalfSpaceSettings, Settings};
+use engram_models::series::{Detector, HalfSpaceSettings, RandomCutSettings, Settings};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -43,7 +43,7 @@ fn series(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn detectors() -> [(&'static str, Settings); 5] {
+fn detectors() -> [(&'static str, Settings); 6] {
     [
         ("robust z, window 256", Settings::robust_z()),
         ("robust z, window 64", Settings::RobustZ { window: 64, warm_up: 32, deviation_min: 1e-6 }),
@@ -60,6 +60,7 @@ fn detectors() -> [(&'static str, Settings); 5] {
             },
         ),
         ("half-space trees", Settings::HalfSpaceTrees(HalfSpaceSettings::default())),
+        ("random cut forest", Settings::RandomCutForest(RandomCutSettings::default())),
     ]
 }
 

@@ -81,6 +81,10 @@ impl HalfSpace {
         Self { window, depth, shingle, seed, range, boxes: (0..trees).map(tree_box).collect(), usual }
     }
 
+    pub(crate) fn state_bytes(&self) -> usize {
+        256 + 16 * self.window + self.boxes.len() * (24 + 4 * self.window)
+    }
+
     /// The score of `x`, which is no NaN.
     pub(crate) fn step(&self, masses: &mut Masses, x: f64) -> f64 {
         let mut score = 0.0;

@@ -17,6 +17,7 @@ mod error;
 mod half_space;
 mod holt_winters;
 mod parameters;
+mod random_cut;
 mod robust_z;
 mod settings;
 #[cfg(test)]
@@ -25,12 +26,13 @@ mod weighted_mean;
 
 pub use error::SeriesError;
 pub use parameters::Parameters;
-pub use settings::{HalfSpaceSettings, Settings};
+pub use settings::{HalfSpaceSettings, RandomCutSettings, Settings};
 
 pub(crate) use encoding::hash;
 use encoding::{Reader, Writer};
 use half_space::{HalfSpace, Masses};
 use holt_winters::HoltWinters;
+use random_cut::{Cuts, RandomCut};
 use robust_z::RobustZ;
 use weighted_mean::WeightedMean;
 
@@ -51,6 +53,7 @@ enum Method {
     WeightedMean(Parameters),
     HoltWinters(Parameters),
     HalfSpaceTrees(HalfSpace),
+    RandomCutForest(RandomCut),
 }
 
 /// What a detector knows of a series.
@@ -67,6 +70,7 @@ enum MethodState {
     WeightedMean(WeightedMean),
     HoltWinters(HoltWinters),
     HalfSpaceTrees(Masses),
+    RandomCutForest(Cuts),
 }
 
 impl Detector {
@@ -78,6 +82,7 @@ impl Detector {
             Settings::WeightedMean { .. } => Method::WeightedMean(settings.parameters()),
             Settings::HoltWinters { .. } => Method::HoltWinters(settings.parameters()),
             Settings::HalfSpaceTrees(trees) => Method::HalfSpaceTrees(HalfSpace::new(&trees)),
+            Settings::RandomCutForest(forest) => Method::RandomCutForest(RandomCut::new(forest)),
         };
         Ok(Self { method, settings: settings.hash() })
     }
@@ -94,11 +99,12 @@ impl Detector {
             Method::WeightedMean(_) => MethodState::WeightedMean(WeightedMean::default()),
             Method::HoltWinters(_) => MethodState::HoltWinters(HoltWinters::default()),
             Method::HalfSpaceTrees(_) => MethodState::HalfSpaceTrees(Masses::default()),
+            Method::RandomCutForest(_) => MethodState::RandomCutForest(Cuts::default()),
         };
         State { settings: self.settings, time_ms: i64::MIN, method }
     }
 
-    /// The score of a value, in deviations, of either sign (of half-space trees only above 0): see the module. `time_ms` is kept.
+    /// The score of a value, in deviations, of either sign (of half-space trees and random cut forests never below 0): see the module. `time_ms` is kept.
     ///
     /// # Panics
     /// The state is of a detector with other settings.
@@ -115,6 +121,7 @@ impl Detector {
             (Method::WeightedMean(parameters), MethodState::WeightedMean(state)) => state.step(parameters, x),
             (Method::HoltWinters(parameters), MethodState::HoltWinters(state)) => state.step(parameters, x),
             (Method::HalfSpaceTrees(trees), MethodState::HalfSpaceTrees(masses)) => trees.step(masses, x),
+            (Method::RandomCutForest(forest), MethodState::RandomCutForest(cuts)) => forest.step(cuts, x),
             _ => unreachable!("the hash of the settings has the method in it"),
         }
     }
@@ -140,6 +147,7 @@ impl Detector {
             Method::WeightedMean(_) => MethodState::WeightedMean(WeightedMean::decode(&mut reader)?),
             Method::HoltWinters(parameters) => MethodState::HoltWinters(HoltWinters::decode(&mut reader, parameters)?),
             Method::HalfSpaceTrees(trees) => MethodState::HalfSpaceTrees(trees.decode(&mut reader)?),
+            Method::RandomCutForest(forest) => MethodState::RandomCutForest(forest.decode(&mut reader)?),
         };
         reader.finish()?;
         Ok(State { settings: self.settings, time_ms, method })
@@ -152,6 +160,17 @@ impl Detector {
             Method::WeightedMean(_) => "weighted-mean-1",
             Method::HoltWinters(_) => "holt-winters-1",
             Method::HalfSpaceTrees(_) => "half-space-trees-1",
+            Method::RandomCutForest(_) => "random-cut-forest-1",
+        }
+    }
+
+    /// Bytes of memory that a state takes, about and at most: for whoever keeps many of them decoded.
+    pub fn state_bytes(&self) -> usize {
+        match &self.method {
+            Method::RobustZ(parameters) | Method::HoltWinters(parameters) => 128 + 24 * parameters.window,
+            Method::WeightedMean(_) => 128,
+            Method::HalfSpaceTrees(trees) => trees.state_bytes(),
+            Method::RandomCutForest(forest) => forest.state_bytes(),
         }
     }
 
@@ -161,6 +180,7 @@ impl Detector {
             Method::WeightedMean(_) => 2,
             Method::HoltWinters(_) => 3,
             Method::HalfSpaceTrees(_) => 4,
+            Method::RandomCutForest(_) => 5,
         }
     }
 }
@@ -173,6 +193,7 @@ impl State {
             MethodState::WeightedMean(_) => 2,
             MethodState::HoltWinters(_) => 3,
             MethodState::HalfSpaceTrees(_) => 4,
+            MethodState::RandomCutForest(_) => 5,
         };
         let mut writer = Writer::new(tag, self.settings, self.time_ms);
         match &self.method {
@@ -180,6 +201,7 @@ impl State {
             MethodState::WeightedMean(state) => state.encode(&mut writer),
             MethodState::HoltWinters(state) => state.encode(&mut writer),
             MethodState::HalfSpaceTrees(masses) => HalfSpace::encode(masses, &mut writer),
+            MethodState::RandomCutForest(cuts) => RandomCut::encode(cuts, &mut writer),
         }
         writer.finish()
     }

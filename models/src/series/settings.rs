@@ -10,6 +10,8 @@ use crate::series::parameters::Parameters;
 /// Values that a window or a season may have: as many as the kernels' (`WINDOW_MAX`).
 const WINDOW_MAX: usize = 4096;
 const TREES_MAX: usize = 256;
+/// Points of a random cut tree.
+const SAMPLE_MAX: usize = 1024;
 
 /// A detector's settings. See each detector's file for what they do.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -46,6 +48,7 @@ pub enum Settings {
         deviation_min: f64,
     },
     HalfSpaceTrees(HalfSpaceSettings),
+    RandomCutForest(RandomCutSettings),
 }
 
 /// Of what a user does not say; the rates are those that did well on NAB's series.
@@ -100,6 +103,28 @@ impl Default for HalfSpaceSettings {
     }
 }
 
+/// Of a random cut forest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RandomCutSettings {
+    pub trees: usize,
+    /// Points of each.
+    pub sample: usize,
+    /// Values of a window; as many are kept, twice.
+    pub window: usize,
+    /// Values of a point.
+    pub shingle: usize,
+    pub seed: u64,
+    /// Weight of the latest point in what is usual.
+    pub alpha: f64,
+}
+
+impl Default for RandomCutSettings {
+    fn default() -> Self {
+        Self { trees: 30, sample: 128, window: 256, shingle: 4, seed: 1, alpha: 0.03 }
+    }
+}
+
 impl Settings {
     /// Of the detector that needs no thought; the fallback.
     pub fn robust_z() -> Self {
@@ -138,6 +163,13 @@ impl Settings {
                     _ => Ok(()),
                 }
             }
+            Self::RandomCutForest(RandomCutSettings { trees, sample, window, shingle, alpha, .. }) => {
+                part("alpha", alpha)?;
+                within("trees", trees, 1, TREES_MAX)?;
+                within("sample", sample, 8, SAMPLE_MAX)?;
+                within("window", window, 2, WINDOW_MAX)?;
+                within("shingle", shingle, 1, SHINGLE_MAX.min(window))
+            }
         }
     }
 
@@ -153,7 +185,7 @@ impl Settings {
                 let warm_up = warm_up.unwrap_or(2 * season);
                 Parameters { window: season, warm_up, alpha, beta, gamma, deviation_min }
             }
-            Self::HalfSpaceTrees(_) => none,
+            Self::HalfSpaceTrees(_) | Self::RandomCutForest(_) => none,
         }
     }
 
@@ -164,6 +196,7 @@ impl Settings {
             Self::WeightedMean { .. } => [2, 0],
             Self::HoltWinters { season, .. } => [3, season as u64],
             Self::HalfSpaceTrees(HalfSpaceSettings { window, .. }) => [4, window as u64],
+            Self::RandomCutForest(RandomCutSettings { window, .. }) => [5, window as u64],
         };
         hash(&of.map(u64::to_le_bytes).concat())
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::encoding::hash;
 use super::*;
 
-fn detectors() -> [Detector; 4] {
+fn detectors() -> [Detector; 5] {
     [
         Settings::RobustZ { window: 7, warm_up: 3, deviation_min: 1e-3 },
         Settings::WeightedMean { alpha: 0.1, warm_up: 3, deviation_min: 1e-3 },
@@ -17,6 +17,13 @@ fn detectors() -> [Detector; 4] {
             shingle: 2,
             seed: 3,
             ..HalfSpaceSettings::default()
+        }),
+        Settings::RandomCutForest(RandomCutSettings {
+            trees: 4,
+            sample: 8,
+            window: 9,
+            shingle: 2,
+            ..RandomCutSettings::default()
         }),
     ]
     .map(|settings| Detector::new(settings).expect("settings within their bounds"))
@@ -108,7 +115,7 @@ proptest! {
 
     #[test]
     fn scores_of_f32_are_the_kernels(series in prop::collection::vec(-1e3..1e3_f32, 0..60)) {
-        let [robust_z, weighted_mean, holt_winters, _] = detectors();
+        let [robust_z, weighted_mean, holt_winters, ..] = detectors();
         let (Method::RobustZ(z), Method::WeightedMean(mean), Method::HoltWinters(winters)) =
             (&robust_z.method, &weighted_mean.method, &holt_winters.method) else { unreachable!("in that order") };
         let expected = [z.robust_z(&series), mean.weighted_mean(&series), winters.holt_winters(&series)];
@@ -143,7 +150,7 @@ fn the_bytes_of_version_1() {
     // Settings are told apart by it for as long as version 1 is read.
     assert_eq!(
         detectors().map(|detector| detector.settings),
-        [3_618_387_875, 3_525_320_071, 2_241_887_715, 2_198_210_825]
+        [3_618_387_875, 3_525_320_071, 2_241_887_715, 2_198_210_825, 2_886_460_905]
     );
 }
 
@@ -241,6 +248,34 @@ fn settings_are_checked() {
 }
 
 #[test]
+fn a_forest_that_is_grown_anew_scores_alike_and_finds_what_stands_out() {
+    let detector = Detector::new(Settings::RandomCutForest(RandomCutSettings::default())).expect("the defaults");
+    let (mut state, mut highest, mut scored) = (detector.begin(), (0, 0.0), 0);
+    for at in 0..900 {
+        let wave = (f64::from(at) * 0.3).sin() * 10.0 + f64::from(at * 7_919 % 13) / 20.0;
+        let x = if at == 800 { 25.0 } else { wave };
+        // Each window has a place where the state is written and read.
+        if at % 97 == 0 {
+            state = detector.decode(&state.encode()).expect("what was written can be read");
+        }
+        let mut other = detector.decode(&state.encode()).expect("what was written can be read");
+        let score = detector.score(&mut state, 7, x);
+        if at % 41 == 0 {
+            assert_eq!(detector.score(&mut other, 7, x).to_bits(), score.to_bits(), "at {at}");
+        }
+        scored += u32::from(score > 0.0);
+        if score > highest.1 {
+            highest = (at, score);
+        }
+    }
+    assert!(highest.0 == 800 && scored > 100, "{highest:?}, {scored}");
+    // One value over and over is no anomaly.
+    let mut state = detector.begin();
+    assert!((0..900).all(|_| detector.score(&mut state, 7, 3.0) < 1.0));
+    assert!(detector.score(&mut state, 7, 4.0) > 3.0);
+}
+
+#[test]
 fn settings_are_read_by_name() {
     let text = r#"{"method": "weighted-mean", "alpha": 0.05, "warm_up": 9, "deviation_min": 0.1}"#;
     let settings: Settings = serde_json::from_str(text).expect("settings");
@@ -249,6 +284,10 @@ fn settings_are_read_by_name() {
     let settings: Settings = serde_json::from_str(text).expect("settings");
     let expected = HalfSpaceSettings { shingle: 4, ..HalfSpaceSettings::default() };
     assert_eq!(settings, Settings::HalfSpaceTrees(expected));
+    let text = r#"{"method": "random-cut-forest", "sample": 64}"#;
+    let settings: Settings = serde_json::from_str(text).expect("settings");
+    let expected = RandomCutSettings { sample: 64, ..RandomCutSettings::default() };
+    assert_eq!(settings, Settings::RandomCutForest(expected));
     let unknown = serde_json::from_str::<Settings>(r#"{"method": "oracle"}"#).expect_err("unknown").to_string();
     assert!(unknown.contains("robust-z"), "{unknown}");
 }

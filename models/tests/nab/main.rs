@@ -7,7 +7,7 @@ mod published;
 mod scoring;
 
 use corpus::Series;
-use engram_models::series::{Detector, HalfSpaceSettings, Settings};
+use engram_models::series::{Detector, HalfSpaceSettings, RandomCutSettings, Settings};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use scoring::{PROFILES, normalized, probationary};
@@ -19,7 +19,7 @@ const SEEDS: u64 = 10;
 ///
 /// NAB tells its detectors each series' least and greatest value (`nab/detectors/base.py`); only the row that says so is told.
 /// The others see of a series what came before, and for the deviation that counts as none the probationary period.
-fn detectors(series: &Series) -> [(&'static str, Settings); 5] {
+fn detectors(series: &Series) -> [(&'static str, Settings); 6] {
     let (low, high) = range(&series.values);
     let (early_low, early_high) = range(&series.values[..probationary(series.values.len())]);
     // Of a constant period: none.
@@ -37,6 +37,7 @@ fn detectors(series: &Series) -> [(&'static str, Settings); 5] {
             "half-space trees, told the range",
             Settings::HalfSpaceTrees(HalfSpaceSettings { range: (low < high).then_some((low, high)), ..trees }),
         ),
+        ("random cut forest", Settings::RandomCutForest(RandomCutSettings::default())),
     ]
 }
 

@@ -234,7 +234,7 @@ impl Active {
                         values.push(detector.score(state, batch.times[row].unwrap_or(0), column.value(row)));
                     }
                 }
-                self.states.write(detectors)?;
+                self.states.write(detector, detectors)?;
                 Ok(Scores { values, width: columns.len(), kernel: detector.kernel() })
             }
         }

@@ -43,6 +43,6 @@ pub fn scores(
         }
         scores.push(furthest);
     }
-    states.write(store)?;
+    states.write(detector, store)?;
     Ok(Scores { values: scores, width: 1, kernel: detector.kernel() })
 }

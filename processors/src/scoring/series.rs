@@ -6,8 +6,8 @@ use engram_models::series::{Detector, State};
 use engram_pipeline::processor::ProcessError;
 use engram_pipeline::store::Store;
 
-/// Beyond so many the ones in memory are forgotten: to read a state is dearer than to score by it, and some have KiBs.
-const KEPT_MAX: usize = 10_000;
+/// Beyond so much memory the states are forgotten: to read one is dearer than to score by it, and some take a MiB.
+const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// The states that one detector has used, by their keys.
 #[derive(Default)]
@@ -40,13 +40,13 @@ impl SeriesStates {
     }
 
     /// Puts what has changed into the store.
-    pub fn write(&mut self, store: &mut Store) -> Result<(), ProcessError> {
+    pub fn write(&mut self, detector: &Detector, store: &mut Store) -> Result<(), ProcessError> {
         for key in self.changed.drain(..) {
             let kept = self.kept.get_mut(&key).expect("only `write` forgets");
             store.put(&key, &kept.state.encode())?;
             kept.is_changed = false;
         }
-        if self.kept.len() > KEPT_MAX {
+        if self.kept.len() * detector.state_bytes() > KEPT_BYTES_MAX {
             self.kept.clear();
         }
         Ok(())
