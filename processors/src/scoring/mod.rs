@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A command has its place among a task's inputs. A model of a new name scores what comes after it. One that takes another's place
-//! is made ready by a thread meanwhile, and takes it when that one's batch ends. When that is, where batches end, and whether a
+//! is made ready by a thread meanwhile, and takes it when that one's batch ends, or a commit begins. When that is, where batches end, and whether a
 //! model could be had, does not follow from the log: the manifest tells, and a replay does as it says.
 //!
 //! INVARIANT: an event has one score of each model that is in service for it when it is taken. What the score is depends on

@@ -37,6 +37,8 @@ pub struct ScoringProcessor {
     partition: i32,
     /// By name. `None`: not read from the store yet.
     models: Option<BTreeMap<String, Active>>,
+    /// Something of the commit that lasts was seen.
+    has_begun: bool,
     fallback: Detector,
     buffer: Vec<u8>,
 }
@@ -51,14 +53,18 @@ impl ScoringProcessor {
             encoder: encoder.map_err(|error| ProcessError::Retry(error.to_string()))?,
             partition: setup.partition,
             models: None,
+            has_begun: false,
             fallback: Detector::fallback(),
             buffer: Vec::new(),
         })
     }
 
-    /// Models that were in service at the last commit. What was to take a place then takes it, as nothing is scored yet and so
-    /// nothing held up; where a commit is made again, if it did so then.
-    fn open(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
+    /// Begins a commit, if that was not done: models that are ready take the places that they are for, before anything is
+    /// scored. The manifest has that before all batches; where the commit is made again, it is done as it says.
+    fn begin(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
+        if std::mem::replace(&mut self.has_begun, true) {
+            return Ok(());
+        }
         let is_first = self.models.is_none();
         if is_first {
             self.models = Some(self.read(context)?);
@@ -70,20 +76,20 @@ impl ScoringProcessor {
                     break;
                 }
             }
-        } else if is_first {
-            let config = &self.config;
-            let waiting = self.models.iter_mut().flatten().filter_map(|(name, active)| {
-                let next = active.next.as_mut()?;
-                next.active.is_ready(config).then(|| name.clone())
-            });
-            let ready: Vec<String> = waiting.collect();
-            for name in ready {
-                self.take_place(&name, context)?;
-            }
+            return Ok(());
         }
-        Ok(())
+        let config = &self.config;
+        let ready = self.models.iter_mut().flatten().filter_map(|(name, active)| {
+            let next = active.next.as_mut()?;
+            // At the start there is nothing yet that waiting for it could hold up.
+            let is_ready = if is_first { next.active.is_ready(config) } else { next.is_ready(config) };
+            is_ready.then(|| name.clone())
+        });
+        let ready: Vec<String> = ready.collect();
+        ready.iter().try_for_each(|name| self.take_place(name, context).map(drop))
     }
 
+    /// The models that were in service at the last commit.
     fn read(&self, context: &mut Context<'_>) -> Result<BTreeMap<String, Active>, ProcessError> {
         let mut known = Vec::new();
         context.store(at::MODELS_STORE).range(&[], &codec::end_of(&[]), Order::Ascending, |_, value| {
@@ -299,7 +305,7 @@ fn place(topic: &str, offset: i64) -> Vec<u8> {
 
 impl Processor for ScoringProcessor {
     fn process(&mut self, input: &Input<'_>, context: &mut Context<'_>) -> Result<(), ProcessError> {
-        self.open(context)?;
+        self.begin(context)?;
         match input.source {
             at::COMMANDS => self.command(input, context),
             _ => self.event(input, context),
@@ -307,7 +313,8 @@ impl Processor for ScoringProcessor {
     }
 
     fn before_commit(&mut self, context: &mut Context<'_>) -> Result<(), ProcessError> {
-        self.open(context)?;
+        self.begin(context)?;
+        self.has_begun = false;
         self.end_all(context)
     }
 
@@ -322,5 +329,6 @@ impl Processor for ScoringProcessor {
 
     fn reset(&mut self) {
         self.models = None;
+        self.has_begun = false;
     }
 }
