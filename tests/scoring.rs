@@ -277,11 +277,14 @@ fn a_model_takes_anothers_place_while_that_one_scores() {
     // Without events no batch ends, so it takes its place when the next commit begins.
     let last = hashes.last().expect("some were loaded").clone();
     let of_last = || scores(&engram).values().filter(|score| score["hash"] == last).count();
+    let all_are_scored = || {
+        wait_until("all are scored", Duration::from_secs(60), || scores(&engram).len() == expected(&engram).len());
+    };
     wait_until("all of what comes is scored by the last one", Duration::from_secs(60), || {
-        up.wait_until_idle(Duration::from_secs(60));
+        all_are_scored();
         let before = of_last();
         produce(&engram, 100, &mut random);
-        up.wait_until_idle(Duration::from_secs(60));
+        all_are_scored();
         of_last() == before + 100
     });
     wait_until("the last one scores on both partitions", Duration::from_secs(60), || {
