@@ -102,6 +102,11 @@ simulate: ## run 10,000 seeds of the simulation; ARGS goes to it (--seeds, --fir
 	cargo build --release --workspace --bin engram-simulation
 	$(CARGO_TARGET_DIR)/release/engram-simulation simulate --seeds 10000 $(ARGS)
 
+.PHONY: fuzz
+fuzz: ## run the fuzz targets for 60 seconds each; ARGS: SECONDS and names of targets
+	@deploy/setup.sh build
+	@fuzz/run.sh $(ARGS)
+
 .PHONY: mutations
 mutations: setup ## plant known bugs, one after the other: each must be caught; ARGS names some of them
 	@deploy/mutations.py $(ARGS)

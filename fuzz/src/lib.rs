@@ -14,6 +14,8 @@ pub mod containers;
 pub mod places;
 #[path = "../../processors/src/collaboration/documents/projection.rs"]
 pub mod projection;
+// What only its crate uses of it.
+#[allow(dead_code)]
 #[path = "../../processors/src/collaboration/documents/replica.rs"]
 pub mod replica;
 
