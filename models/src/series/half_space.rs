@@ -22,6 +22,7 @@ use crate::series::error::SeriesError;
 use crate::series::parameters::Parameters;
 use crate::series::settings::HalfSpaceSettings;
 use crate::series::weighted_mean::WeightedMean;
+use crate::series::windows::Windows;
 
 /// Values that a point may have.
 pub(crate) const SHINGLE_MAX: usize = 16;
@@ -52,10 +53,7 @@ pub(crate) struct HalfSpace {
 /// What was seen.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Masses {
-    /// Values of the window that counts; empty while the first one lasts.
-    reference: Vec<f64>,
-    /// Values of the window that lasts.
-    latest: Vec<f64>,
+    windows: Windows,
     /// For each tree, the paths of the reference's points.
     paths: Vec<Vec<u32>>,
     /// The reference's least value, and 1 / how far the greatest is from it.
@@ -88,14 +86,11 @@ impl HalfSpace {
     /// The score of `x`, which is no NaN.
     pub(crate) fn step(&self, masses: &mut Masses, x: f64) -> f64 {
         let mut score = 0.0;
-        if !masses.reference.is_empty() {
+        if !masses.windows.reference.is_empty() {
             let emptiness = self.emptiness(masses, x);
             score = masses.emptiness.step(&self.usual, emptiness).max(0.0);
         }
-        masses.latest.push(x);
-        if masses.latest.len() == self.window {
-            masses.reference.clear();
-            std::mem::swap(&mut masses.reference, &mut masses.latest);
+        if masses.windows.push(x, self.window) {
             self.count(masses);
         }
         score
@@ -103,7 +98,7 @@ impl HalfSpace {
 
     fn emptiness(&self, masses: &Masses, x: f64) -> f64 {
         let mut point = [0.0; SHINGLE_MAX];
-        let before = masses.latest.iter().rev().chain(masses.reference.iter().rev());
+        let before = masses.windows.latest.iter().rev().chain(masses.windows.reference.iter().rev());
         for (slot, value) in point[..self.shingle].iter_mut().rev().zip(std::iter::once(&x).chain(before)) {
             *slot = (value - masses.low) * masses.scale;
         }
@@ -126,14 +121,14 @@ impl HalfSpace {
 
     /// Makes scale and masses of the reference's values.
     fn count(&self, masses: &mut Masses) {
-        let values = masses.reference.iter().copied();
+        let values = masses.windows.reference.iter().copied();
         let of_window =
             || (values.clone().fold(f64::INFINITY, f64::min), values.clone().fold(f64::NEG_INFINITY, f64::max));
         let (low, high) = self.range.unwrap_or_else(of_window);
         masses.low = low;
         // A constant window: 1 is 1.
         masses.scale = if high > low { 1.0 / (high - low) } else { 1.0 };
-        let scaled: Vec<f64> = masses.reference.iter().map(|value| (value - low) * masses.scale).collect();
+        let scaled: Vec<f64> = masses.windows.reference.iter().map(|value| (value - low) * masses.scale).collect();
         let mut point = [0.0; SHINGLE_MAX];
         masses.paths.resize(self.boxes.len(), Vec::new());
         for (tree, paths) in masses.paths.iter_mut().enumerate() {
@@ -151,20 +146,16 @@ impl HalfSpace {
     }
 
     pub(crate) fn encode(masses: &Masses, writer: &mut Writer) {
-        writer.numbers(masses.reference.iter().copied());
-        writer.numbers(masses.latest.iter().copied());
+        masses.windows.encode(writer);
         masses.emptiness.encode(writer);
     }
 
     /// Counts the reference's masses anew.
     pub(crate) fn decode(&self, reader: &mut Reader<'_>) -> Result<Masses, SeriesError> {
-        let (reference, latest) = (reader.numbers(self.window)?, reader.numbers(self.window - 1)?);
-        if !reference.is_empty() && reference.len() != self.window {
-            return Err(SeriesError::Damaged("half a window that counts"));
-        }
+        let windows = Windows::decode(reader, self.window)?;
         let emptiness = WeightedMean::decode(reader)?;
-        let mut masses = Masses { reference, latest, emptiness, ..Masses::default() };
-        if !masses.reference.is_empty() {
+        let mut masses = Masses { windows, emptiness, ..Masses::default() };
+        if !masses.windows.reference.is_empty() {
             self.count(&mut masses);
         }
         Ok(masses)

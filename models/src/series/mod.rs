@@ -23,6 +23,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod weighted_mean;
+mod windows;
 
 pub use error::SeriesError;
 pub use parameters::Parameters;
@@ -104,7 +105,8 @@ impl Detector {
         State { settings: self.settings, time_ms: i64::MIN, method }
     }
 
-    /// The score of a value, in deviations, of either sign (of half-space trees and random cut forests never below 0): see the module. `time_ms` is kept.
+    /// The score of a value, in deviations, of either sign (of half-space trees and random cut forests never below 0): see the
+    /// module. `time_ms` is kept.
     ///
     /// # Panics
     /// The state is of a detector with other settings.

@@ -19,6 +19,7 @@ use crate::series::error::SeriesError;
 use crate::series::parameters::Parameters;
 use crate::series::settings::RandomCutSettings;
 use crate::series::weighted_mean::WeightedMean;
+use crate::series::windows::Windows;
 
 /// Scores that are learnt before one counts.
 const SCORES_MIN: usize = 32;
@@ -46,10 +47,7 @@ pub(crate) struct RandomCut {
 /// What was seen.
 #[derive(Debug, Clone, Default)]
 pub struct Cuts {
-    /// Values of the window that the forest began with; empty while the first one lasts.
-    reference: Vec<f64>,
-    /// Values of the window that lasts.
-    latest: Vec<f64>,
+    windows: Windows,
     scores: WeightedMean,
     /// Of both windows' values; `None`: to be grown.
     forest: Option<Box<Forest>>,
@@ -58,7 +56,7 @@ pub struct Cuts {
 impl PartialEq for Cuts {
     /// The forest follows from the rest.
     fn eq(&self, other: &Self) -> bool {
-        (&self.reference, &self.latest, &self.scores) == (&other.reference, &other.latest, &other.scores)
+        (&self.windows, &self.scores) == (&other.windows, &other.scores)
     }
 }
 
@@ -77,48 +75,40 @@ impl RandomCut {
     /// The score of `x`, which is no NaN.
     pub(crate) fn step(&self, cuts: &mut Cuts, x: f64) -> f64 {
         let mut score = 0.0;
-        if !cuts.reference.is_empty() {
-            let Cuts { reference, latest, forest, .. } = cuts;
-            let forest = forest.get_or_insert_with(|| Box::new(self.grow(reference.iter().chain(latest.iter()))));
+        if !cuts.windows.reference.is_empty() {
+            let Cuts { windows, forest, .. } = cuts;
+            let forest = forest.get_or_insert_with(|| Box::new(self.grow(windows)));
             let of_forest = forest.update_and_score(&point(x)).expect(IS_POINT);
             score = cuts.scores.step(&self.usual, of_forest).max(0.0);
         }
-        cuts.latest.push(x);
-        if cuts.latest.len() == self.settings.window {
-            cuts.reference.clear();
-            std::mem::swap(&mut cuts.reference, &mut cuts.latest);
+        if cuts.windows.push(x, self.settings.window) {
             cuts.forest = None;
         }
         score
     }
 
-    fn grow<'a>(&self, values: impl Iterator<Item = &'a f64>) -> Forest {
+    fn grow(&self, windows: &Windows) -> Forest {
         let RandomCutSettings { trees, sample, shingle, seed, .. } = self.settings;
         let config = RcfConfig::new(1).with_num_trees(trees).with_capacity(sample).with_shingle_size(shingle);
         let mut forest = Forest::from_config_seeded(&config, seed).expect("the settings are within their bounds");
-        for value in values {
+        for value in windows.reference.iter().chain(&windows.latest) {
             forest.update(&point(*value)).expect(IS_POINT);
         }
         forest
     }
 
     pub(crate) fn encode(cuts: &Cuts, writer: &mut Writer) {
-        writer.numbers(cuts.reference.iter().copied());
-        writer.numbers(cuts.latest.iter().copied());
+        cuts.windows.encode(writer);
         cuts.scores.encode(writer);
     }
 
     pub(crate) fn decode(&self, reader: &mut Reader<'_>) -> Result<Cuts, SeriesError> {
-        let window = self.settings.window;
-        let (reference, latest) = (reader.numbers(window)?, reader.numbers(window - 1)?);
-        if !reference.is_empty() && reference.len() != window {
-            return Err(SeriesError::Damaged("half a window that counts"));
-        }
-        if reference.iter().chain(&latest).any(|value| value.abs() > f64::from(f32::MAX)) {
+        let windows = Windows::decode(reader, self.settings.window)?;
+        if windows.reference.iter().chain(&windows.latest).any(|value| value.abs() > f64::from(f32::MAX)) {
             return Err(SeriesError::Damaged("a value that was never scored"));
         }
         let scores = WeightedMean::decode(reader)?;
         // The forest is grown with the next value: perhaps there is none.
-        Ok(Cuts { reference, latest, scores, forest: None })
+        Ok(Cuts { windows, scores, forest: None })
     }
 }

@@ -146,11 +146,11 @@ impl ScoringProcessor {
             }
             None => {
                 active.is_ready(config);
-                models.insert(name.clone(), active);
+                models.insert(name, active);
                 InService { spec, next: None }
             }
         };
-        Ok(context.store(at::MODELS_STORE).put(&codec::to_bytes(&name), &codec::to_bytes(&Json(known)))?)
+        keep(known, context)
     }
 
     /// Puts what was to take a model's place there, if there is anything. The manifest has it as a batch without rows.
@@ -158,8 +158,7 @@ impl ScoringProcessor {
         let Some(next) = self.models().get_mut(name).and_then(|active| active.next.take()) else { return Ok(false) };
         let active = next.active;
         context.end_batch(name, &active.spec.hash, 0, || false);
-        let known = InService { spec: active.spec.clone(), next: None };
-        context.store(at::MODELS_STORE).put(&codec::to_bytes(&name.to_owned()), &codec::to_bytes(&Json(known)))?;
+        keep(InService { spec: active.spec.clone(), next: None }, context)?;
         self.models().insert(name.to_owned(), active);
         Ok(true)
     }
@@ -183,9 +182,9 @@ impl ScoringProcessor {
         // Tombstones of compacted topics.
         let Some(value) = input.record.value else { return Ok(()) };
         let (topic, offset) = (&*input.partition.topic, input.record.offset);
-        let clock = Arc::clone(&self.config.clock);
+        let models = self.models.as_mut().expect("they are read before anything is done");
         let mut pushed: Vec<&mut Active> = Vec::new();
-        for active in self.models().values_mut().filter(|active| active.spec.topic == topic) {
+        for active in models.values_mut().filter(|active| active.spec.topic == topic) {
             match active.push(value) {
                 Ok(true) => pushed.push(active),
                 Ok(false) => {}
@@ -199,7 +198,7 @@ impl ScoringProcessor {
             return Ok(());
         }
         // SUBTLE: this clock only says when a batch ends, which the manifest tells a replay.
-        let now = clock.now();
+        let now = self.config.clock.now();
         pushed.into_iter().for_each(|active| active.keep(offset, value.len(), now));
         context.contributes(|| place(topic, offset));
         self.end_due(now, context)
@@ -296,6 +295,12 @@ impl ScoringProcessor {
         context.made_of_itself();
         Ok(())
     }
+}
+
+/// Puts a model into the store, as it is in service now.
+fn keep(known: InService, context: &mut Context<'_>) -> Result<(), ProcessError> {
+    let key = codec::to_bytes(&known.spec.name);
+    Ok(context.store(at::MODELS_STORE).put(&key, &codec::to_bytes(&Json(known)))?)
 }
 
 /// Names a row, for a replay that traces what a score is made of.
