@@ -14,6 +14,7 @@ VENV := tests/clients/.venv
 PEERS := models/tests/peers/.venv
 EDITORS := tests/clients/yjs/node_modules
 KERNELS := models/kernels
+HISTORY := $(HOME)/.cache/engram/real-history
 KAFKA_DIR ?= .kafka
 ARGS ?=
 
@@ -93,8 +94,16 @@ bench-models: ## measure the scoring of forests beside XGBoost, LightGBM, lleave
 	@models/benches/run.sh
 
 .PHONY: soak
-soak: setup kafka-fetch $(EDITORS)/.done ## the long form of the tests: up to 5 million events; ARGS goes to them
-	ENGRAM_SOAK=1 KAFKA_HEAP=1g cargo test --release --workspace --test exactly_once --test replay --test take_over --test under_fire --test editors_under_fire --test gateway -- --nocapture $(ARGS)
+soak: setup kafka-fetch $(EDITORS)/.done $(HISTORY) ## the long form of the tests: up to 5 million events; ARGS goes to them
+	ENGRAM_SOAK=1 KAFKA_HEAP=1g cargo test --release --workspace --test exactly_once --test replay --test take_over --test under_fire --test editors_under_fire --test gateway --test git_documents -- --nocapture $(ARGS)
+	ENGRAM_SOAK=1 ENGRAM_REPOSITORY=$(HISTORY) cargo test --release --workspace --test git_documents --test git_counts given_repository -- --nocapture --ignored
+
+.PHONY: real-history
+real-history: $(HISTORY) ## make a git repository of real histories, which `make soak` ingests (Debian)
+
+$(HISTORY): deploy/real-history.py
+	@rm -rf $@
+	@deploy/real-history.py $@
 
 .PHONY: simulate
 simulate: ## run 10,000 seeds of the simulation; ARGS goes to it (--seeds, --first, --trace)

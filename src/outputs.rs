@@ -52,20 +52,20 @@ impl<'a> Out<'a> {
     pub fn write(&self, commit: &Commit, remade: &Remade) -> anyhow::Result<()> {
         let (task, sequence) = (commit.manifest.partition, commit.manifest.sequence);
         let mut topics = lock(&self.tasks[usize::try_from(task)?]);
-        for written in remade.written.iter().filter(|written| self.service.writes(&written.topic)) {
-            if !topics.contains_key(&written.topic) {
-                topics.insert(Arc::clone(&written.topic), self.open(&written.topic, task)?);
+        for written in remade.written.iter().filter(|written| self.service.writes(written.topic)) {
+            if !topics.contains_key(written.topic) {
+                topics.insert(Arc::clone(written.topic), self.open(written.topic, task)?);
             }
-            match topics.get_mut(&written.topic).expect("opened above") {
+            match topics.get_mut(written.topic).expect("opened above") {
                 Files::Lines(file, decoder) => {
                     let line = json!({
                         "task": task, "commit": sequence, "partition": written.partition,
-                        "key": written.key.as_deref().map(String::from_utf8_lossy),
-                        "value": output::value(decoder, written.value.as_deref())?
+                        "key": written.key.map(String::from_utf8_lossy),
+                        "value": output::value(decoder, written.value)?
                     });
                     writeln!(file, "{line}").with_context(|| self.failed())?;
                 }
-                Files::Parquet(files) => files.add(sequence, written).with_context(|| self.failed())?,
+                Files::Parquet(files) => files.add(sequence, &written).with_context(|| self.failed())?,
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, StructArray};
-use engram_pipeline::replay::Written;
+use engram_pipeline::replay::WrittenRef;
 use engram_schemas::CONTRACT;
 use engram_schemas::codec::Decoder;
 use engram_schemas::columnar::BatchDecoder;
@@ -40,8 +40,8 @@ impl ParquetFiles {
         Self { folder, topic: topic.to_owned(), task, registry, decoder, files: BTreeMap::new() }
     }
 
-    pub fn add(&mut self, commit: i64, written: &Written) -> anyhow::Result<()> {
-        let name = written.value.as_deref().and_then(|value| self.decoder.type_name(value).ok()?);
+    pub fn add(&mut self, commit: i64, written: &WrittenRef<'_>) -> anyhow::Result<()> {
+        let name = written.value.and_then(|value| self.decoder.type_name(value).ok()?);
         let subject = CONTRACT.iter().find(|subject| subject.topic == self.topic && Some(subject.name) == name);
         let by = subject.map(|subject| subject.name);
         if !self.files.contains_key(&by) {
@@ -77,14 +77,14 @@ struct ParquetFile {
 }
 
 impl ParquetFile {
-    fn add(&mut self, commit: i64, written: &Written) -> anyhow::Result<()> {
+    fn add(&mut self, commit: i64, written: &WrittenRef<'_>) -> anyhow::Result<()> {
         match &mut self.decoder {
-            Some(decoder) => decoder.push(written.value.as_deref().unwrap_or_default())?,
-            None => self.rows.bytes.push(written.value.clone()),
+            Some(decoder) => decoder.push(written.value.unwrap_or_default())?,
+            None => self.rows.bytes.push(written.value.map(<[u8]>::to_vec)),
         }
         self.rows.commits.push(commit);
         self.rows.partitions.push(written.partition);
-        self.rows.keys.push(written.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned()));
+        self.rows.keys.push(written.key.map(|key| String::from_utf8_lossy(key).into_owned()));
         if self.rows.commits.len() == ROWS_MAX { self.flush() } else { Ok(()) }
     }
 

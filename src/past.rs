@@ -92,6 +92,7 @@ impl<'a> PastService<'a> {
                 budget: &self.budget,
                 partitions: self.partitions,
                 dead_letter_partitions: self.dead_letter_partitions,
+                in_memory: true,
                 program,
                 stop: Some(&self.stop),
             },

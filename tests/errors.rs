@@ -168,6 +168,7 @@ impl Bed {
             budget: &budget,
             partitions: PARTITIONS,
             dead_letter_partitions: PARTITIONS,
+            in_memory: true,
             program: Program::Same,
             stop: None,
         };

@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -77,6 +77,17 @@ fn twenty_thousand_odd_commits_on_the_embedded_log() {
     generate(&repository, 20_000, 1);
     let engram = Engram::embedded(&folder.path().join("data"));
     engram.run(&["ingest", "git", &repository.display().to_string()]);
+    engram.catch_up();
+    assert_counts(&counts(&engram), &counts_from_git_log(&repository, "HEAD"));
+}
+
+#[test]
+#[ignore = "needs ENGRAM_REPOSITORY=PATH, as `make soak` gives it"]
+fn a_given_repository_on_the_embedded_log() {
+    let repository = PathBuf::from(std::env::var_os("ENGRAM_REPOSITORY").expect("ENGRAM_REPOSITORY is set"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engram = Engram::embedded(&folder.path().join("data"));
+    println!("{}", engram.run(&["ingest", "git", &repository.display().to_string()]));
     engram.catch_up();
     assert_counts(&counts(&engram), &counts_from_git_log(&repository, "HEAD"));
 }

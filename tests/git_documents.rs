@@ -114,8 +114,8 @@ fn edits(engram: &Engram) -> HashMap<String, Vec<Edit>> {
     for record in engram.consume("document.edits") {
         let value = &record["value"];
         let text = |name: &str| value[name].as_str().expect(name).to_owned();
-        assert!(ids.insert(text("id")), "{} came twice", text("id"));
-        assert_eq!((record["key"].as_str(), text("source")), (value["document"].as_str(), "git".to_owned()));
+        assert!(ids.insert((text("source"), text("id"))), "{} came twice", text("id"));
+        assert_eq!(record["key"].as_str(), value["document"].as_str());
         edits.entry(text("document")).or_default().push(Edit {
             partition: record["partition"].as_i64().expect("a number") as i32,
             offset: record["offset"].as_i64().expect("a number"),
@@ -142,15 +142,17 @@ fn expectations(
     prefix: &str,
     line: &[String],
     edits: &HashMap<String, Vec<Edit>>,
+    wanted: usize,
     random: &mut StdRng,
 ) -> Vec<Expected> {
     let place: HashMap<&str, usize> = line.iter().enumerate().map(|(place, commit)| (commit.as_str(), place)).collect();
-    let of_commits: HashMap<&str, Vec<&String>> = edits.iter().fold(HashMap::new(), |mut of, (document, edits)| {
+    let own = edits.iter().filter(|(document, _)| document.trim_start_matches("default:").starts_with(prefix));
+    let of_commits: HashMap<&str, Vec<&String>> = own.fold(HashMap::new(), |mut of, (document, edits)| {
         edits.iter().for_each(|edit| of.entry(edit.commit.as_str()).or_insert_with(Vec::new).push(document));
         of
     });
     let mut expected = Vec::new();
-    while expected.len() < pairs() {
+    while expected.len() < wanted {
         let commit = &line[random.random_range(0..line.len())];
         let files: BTreeMap<String, String> =
             files(repository, commit).into_iter().map(|(path, blob)| (document(prefix, &path), blob)).collect();
@@ -213,6 +215,7 @@ fn check(log: Arc<dyn Log>, folder: &Path, expected: &[Expected]) {
         budget: &Budget::new(64 << 20),
         partitions,
         dead_letter_partitions: partitions_of(&topics, dead_letter::TOPIC),
+        in_memory: true,
         program: Program::Same,
         stop: None,
     };
@@ -242,19 +245,35 @@ fn ask(engram: &Engram, expected: &[Expected]) {
 
 /// All that a history's documents must be, once it is in.
 fn documents_are_files(engram: &Engram, brokers: Option<&str>, folder: &Path, repository: &Path, random: &mut StdRng) {
+    branches_are_files(engram, brokers, folder, repository, &[("HEAD", "git")], random);
+}
+
+/// The same for several branches, each of which came in as a source of its own.
+fn branches_are_files(
+    engram: &Engram,
+    brokers: Option<&str>,
+    folder: &Path,
+    repository: &Path,
+    branches: &[(&str, &str)],
+    random: &mut StdRng,
+) {
     let path = repository.display().to_string();
-    let done = engram.json(&["ingest", "git", &path, "--documents"]);
-    assert_eq!((&done[0]["documents"]["commits"], &done[0]["documents"]["edits"]), (&0.into(), &0.into()));
-    let prefix = done[0]["documents"]["prefix"].as_str().expect("a prefix").to_owned();
     let started = Instant::now();
     engram.catch_up();
     let caught_up = started.elapsed();
     assert_eq!(engram.consume("document.rejects"), [] as [Value; 0]);
     // Each author has seen all that came before.
     assert_eq!(engram.consume("document.conflicts"), [] as [Value; 0]);
-    let line = lines(&git(repository, &["rev-list", "--first-parent", "--reverse", "HEAD"]));
     let edits = edits(engram);
-    let expected = expectations(repository, &prefix, &line, &edits, random);
+    let (mut commits, mut expected) = (BTreeSet::new(), Vec::new());
+    for (branch, source) in branches {
+        let done = engram.json(&["ingest", "git", &path, "--documents", "--revision", branch, "--source", source]);
+        assert_eq!((&done[0]["documents"]["commits"], &done[0]["documents"]["edits"]), (&0.into(), &0.into()));
+        let prefix = done[0]["documents"]["prefix"].as_str().expect("a prefix");
+        let line = lines(&git(repository, &["rev-list", "--first-parent", "--reverse", branch]));
+        expected.extend(expectations(repository, prefix, &line, &edits, pairs().div_ceil(branches.len()), random));
+        commits.extend(line);
+    }
     let started = Instant::now();
     let log: Arc<dyn Log> = match brokers {
         Some(brokers) => Arc::new(KafkaLog::connect(KafkaOptions::new(brokers)).expect("the broker is there")),
@@ -265,7 +284,7 @@ fn documents_are_files(engram: &Engram, brokers: Option<&str>, folder: &Path, re
     ask(engram, &expected[..ASKED]);
     println!(
         "{} commits on the line, {} documents, {} edits, processed in {caught_up:?}; {} pairs looked at in {checked:?}",
-        line.len(),
+        commits.len(),
         edits.len(),
         edits.values().map(Vec::len).sum::<usize>(),
         expected.len(),
@@ -377,14 +396,28 @@ fn documents_of_an_import() {
     assert_eq!(engram.consume("document.edits").len(), 12_000);
 }
 
-/// Or of the one in `ENGRAM_REPOSITORY`. Its events were ingested before, without documents; and then it has a prefix of its
-/// own, which it keeps.
+/// All branches of the repository in `ENGRAM_REPOSITORY`, each a source of its own.
+#[test]
+#[ignore = "needs ENGRAM_REPOSITORY=PATH, as `make soak` gives it"]
+fn documents_of_a_given_repository() {
+    let repository = PathBuf::from(std::env::var_os("ENGRAM_REPOSITORY").expect("ENGRAM_REPOSITORY is set"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engram = engram_in(folder.path());
+    let path = repository.display().to_string();
+    let branches = lines(&git(&repository, &["for-each-ref", "--format=%(refname:short)", "refs/heads"]));
+    for branch in &branches {
+        println!("{}", engram.run(&["ingest", "git", &path, "--documents", "--revision", branch, "--source", branch]));
+    }
+    let branches: Vec<_> = branches.iter().map(|branch| (branch.as_str(), branch.as_str())).collect();
+    branches_are_files(&engram, None, folder.path(), &repository, &branches, &mut seeded());
+}
+
+/// Its events were ingested before, without documents; and then it has a prefix of its own, which it keeps.
 #[test]
 fn documents_of_this_repository() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engram = engram_in(folder.path());
-    let given = std::env::var_os("ENGRAM_REPOSITORY").map(PathBuf::from);
-    let repository = &given.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = repository.display().to_string();
     engram.run(&["ingest", "git", &path]);
     assert!(engram.fails(2, &["ingest", "git", &path, "--prefix", "engram:"]).contains("--documents"));

@@ -158,8 +158,7 @@ impl Collector {
         let record = NewRecord { topic, partition, timestamp_ms, key, value, headers: &[] };
         let mut outbox = self.outbox.borrow_mut();
         match event {
-            None => outbox.write(&record, false)?,
-            Some(event) => {
+            Some(event) if outbox.keeps_headers() => {
                 self.id.clear();
                 write!(self.id, "{}-{}", self.sequence, self.written).expect("strings take everything");
                 self.causation.clear();
@@ -177,6 +176,7 @@ impl Collector {
                 let headers = if self.cause.is_some() { &headers[..] } else { &headers[..4] };
                 outbox.write(&NewRecord { headers, ..record }, false)?;
             }
+            _ => outbox.write(&record, false)?,
         }
         if let Some(traced) = &mut self.traced {
             traced.origins.push(traced.origin.clone().unwrap_or(Origin::Step));

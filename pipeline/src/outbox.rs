@@ -59,6 +59,11 @@ impl Outbox {
         }
     }
 
+    /// Whether headers are kept of what is written now.
+    pub fn keeps_headers(&self) -> bool {
+        self.producer.as_ref().is_none_or(|producer| producer.keeps_headers())
+    }
+
     /// Hands the producer over for a commit. Panics if it is away.
     pub fn lend(&mut self) -> Box<dyn Producer> {
         self.producer.take().expect("one commit at a time")

@@ -36,6 +36,8 @@ pub struct TaskOptions<'a> {
     pub outbox: &'a SharedOutbox,
     pub clock: &'a Clock,
     pub cache_bytes_max: usize,
+    /// Stores that begin empty are in memory alone, for a replay.
+    pub in_memory: bool,
     /// Partitions of the service's inputs.
     pub partitions: i32,
     /// Partitions of the dead-letter topic.
@@ -91,9 +93,14 @@ impl Task {
         let (outbox, clock) = (options.outbox.clone(), options.clock.clone());
         let retries = Retries::new(outbox.clone(), clock.clone(), service.name, partition);
         let is_new = last == LastCommit::default();
-        let stores = (0..service.stores.len())
-            .map(|index| Store::new(prefix(index), Arc::clone(&files), options.cache_bytes_max, is_new))
-            .collect();
+        let stores = (0..service.stores.len()).map(|index| {
+            let mut store = Store::new(prefix(index), Arc::clone(&files), options.cache_bytes_max, is_new);
+            if is_new && options.in_memory {
+                store.keep_in_memory();
+            }
+            store
+        });
+        let stores = stores.collect();
         let mut task = Self {
             processor: (service.processor)(&setup)?,
             queues: positions.iter().map(|(input, position)| RecordQueue::new(input.clone(), *position)).collect(),
@@ -340,11 +347,23 @@ impl Task {
                 self.buffer.extend_from_slice(key);
                 self.workspace.collector.digest_change(&self.buffer, value);
                 self.write_changelog(&self.buffer, value)?;
-                gathered.set(&self.buffer, value);
+                if !store.is_in_memory() {
+                    gathered.set(&self.buffer, value);
+                }
                 count += 1;
             }
         }
         Ok((gathered, count))
+    }
+
+    /// Moves stores in memory that have outgrown it into RocksDB. To be called between commits.
+    pub(crate) fn limit_memory(&mut self, bytes_max: usize) -> Result<(), ProcessError> {
+        for store in &mut self.workspace.stores {
+            if let Some(entries) = store.outgrow(bytes_max) {
+                self.files.write(entries)?;
+            }
+        }
+        Ok(())
     }
 
     /// The commit under way has happened, and its changes are in RocksDB.

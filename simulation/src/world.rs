@@ -294,6 +294,7 @@ impl World {
             budget: &budget,
             partitions: self.partitions,
             dead_letter_partitions: self.partitions,
+            in_memory: true,
             program: Program::Same,
             stop: None,
         };

@@ -301,6 +301,7 @@ impl Driver {
             budget,
             partitions: self.partitions,
             dead_letter_partitions: self.partitions,
+            in_memory: true,
             program: Program::Same,
             stop: None,
         }
@@ -361,6 +362,7 @@ impl Driver {
                     outbox: &self.outbox,
                     clock: &clock,
                     cache_bytes_max: self.cache_bytes_max,
+                    in_memory: false,
                     partitions: self.partitions,
                     dead_letter_partitions: self.partitions,
                 },

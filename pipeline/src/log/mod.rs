@@ -210,6 +210,11 @@ pub trait Producer: Send {
     /// a tracked record since the last flush, the offset after the last of them.
     fn flush(&mut self) -> Result<Vec<(TopicPartition, i64)>, LogError>;
 
+    /// Whether anything is made of headers; if not, they need not be given.
+    fn keeps_headers(&self) -> bool {
+        true
+    }
+
     /// Tells the positions that the next `commit` will carry: a log may take them while records are still on their way.
     /// After an error the transaction is to be treated as after the same error of `commit`.
     fn announce(&mut self, _positions: GroupPositions<'_>) -> Result<(), CommitError> {

@@ -12,7 +12,7 @@
 use std::path::Path;
 
 use super::past::Past;
-use super::{Commit, Moment, RecordPlace, ReplayError, Rerun, Step};
+use super::{Commit, Moment, RecordPlace, ReplayError, Rerun, RerunOptions, Step};
 use crate::log::TopicPartition;
 use crate::store::{Files, Order, Pinned, StoreError, prefix};
 
@@ -114,7 +114,9 @@ impl Search<'_> {
         let (good, bad) = (self.past.way(&mut history, good)?, self.past.way(&mut history, bad)?);
         drop(history);
         let between = self.snapshots(good.whole, bad.whole, probe)?;
-        let mut walk = self.past.walk_to(between.from, &self.folder.join("commits"))?;
+        let Past { rerun, snapshots, task } = *self.past;
+        let pinned = Past { rerun: RerunOptions { in_memory: false, ..rerun }, snapshots, task };
+        let mut walk = pinned.walk_to(between.from, &self.folder.join("commits"))?;
         let files = walk.rerun.files();
         let mut pins = vec![(walk.sequence(), files.pin())];
         if !between.from_is_known {

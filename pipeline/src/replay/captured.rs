@@ -25,54 +25,132 @@ impl Written {
     }
 }
 
-/// What a task has written since this was emptied; shared with the producer that the task writes to.
-#[derive(Clone, Default)]
-pub struct Captured(Arc<Mutex<Records>>);
+/// A record that a task has written, where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrittenRef<'a> {
+    /// Index of its topic in `Captured::topics`.
+    pub topic_index: usize,
+    pub topic: &'a Arc<str>,
+    pub partition: i32,
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+}
 
-#[derive(Default)]
-struct Records {
-    written: Vec<Written>,
+impl WrittenRef<'_> {
+    pub fn to_written(self) -> Written {
+        Written {
+            topic: Arc::clone(self.topic),
+            partition: self.partition,
+            key: self.key.map(<[u8]>::to_vec),
+            value: self.value.map(<[u8]>::to_vec),
+        }
+    }
+}
+
+/// Records that a task has written, in order: their bytes one after the other, without an allocation for each.
+#[derive(Debug, Clone, Default)]
+pub struct Captured {
+    records: Vec<Place>,
+    bytes: Vec<u8>,
     /// Each name once.
     topics: Vec<Arc<str>>,
 }
 
+#[derive(Debug, Clone)]
+struct Place {
+    topic: usize,
+    partition: i32,
+    /// Where the key begins, which the value follows.
+    start: usize,
+    key_len: Option<usize>,
+    value_len: Option<usize>,
+}
+
 impl Captured {
-    pub fn producer(&self) -> Box<dyn Producer> {
-        Box::new(Capture(self.clone()))
+    /// The names of the topics, each once.
+    pub fn topics(&self) -> &[Arc<str>] {
+        &self.topics
     }
 
-    pub fn take(&self) -> Vec<Written> {
-        std::mem::take(&mut self.records().written)
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = WrittenRef<'_>> {
+        self.records.iter().map(|place| {
+            let key_end = place.start + place.key_len.unwrap_or(0);
+            WrittenRef {
+                topic_index: place.topic,
+                topic: &self.topics[place.topic],
+                partition: place.partition,
+                key: place.key_len.map(|_| &self.bytes[place.start..key_end]),
+                value: place.value_len.map(|len| &self.bytes[key_end..key_end + len]),
+            }
+        })
+    }
+
+    fn push(&mut self, record: &NewRecord<'_>) {
+        let topic = self.topics.iter().position(|topic| **topic == *record.topic).unwrap_or_else(|| {
+            self.topics.push(record.topic.into());
+            self.topics.len() - 1
+        });
+        self.records.push(Place {
+            topic,
+            partition: record.partition,
+            start: self.bytes.len(),
+            key_len: record.key.map(<[u8]>::len),
+            value_len: record.value.map(<[u8]>::len),
+        });
+        self.bytes.extend_from_slice(record.key.unwrap_or_default());
+        self.bytes.extend_from_slice(record.value.unwrap_or_default());
+    }
+}
+
+/// What a task has written since this was emptied; shared with the producer that the task writes to.
+#[derive(Clone, Default)]
+pub struct Capture(Arc<Mutex<Captured>>);
+
+impl Capture {
+    pub fn producer(&self) -> Box<dyn Producer> {
+        Box::new(CaptureProducer(self.clone()))
+    }
+
+    pub fn take(&self) -> Captured {
+        let captured = &mut *self.lock();
+        // The next commit writes about as much.
+        let next = Captured {
+            records: Vec::with_capacity(captured.records.len()),
+            bytes: Vec::with_capacity(captured.bytes.len()),
+            topics: captured.topics.clone(),
+        };
+        std::mem::replace(captured, next)
     }
 
     /// Those from the `start`-th on.
     pub fn from(&self, start: usize) -> Vec<Written> {
-        self.records().written[start..].to_vec()
+        self.lock().iter().skip(start).map(WrittenRef::to_written).collect()
     }
 
-    fn records(&self) -> MutexGuard<'_, Records> {
+    fn lock(&self) -> MutexGuard<'_, Captured> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A producer that keeps what it is given.
-struct Capture(Captured);
+/// A producer that keeps what it is given, but for headers and times.
+struct CaptureProducer(Capture);
 
-impl Producer for Capture {
+impl Producer for CaptureProducer {
     fn write(&mut self, record: &NewRecord<'_>, _tracked: bool) -> Result<(), LogError> {
-        let mut records = self.0.records();
-        let known = records.topics.iter().find(|topic| ***topic == *record.topic).cloned();
-        let topic = known.unwrap_or_else(|| {
-            records.topics.push(record.topic.into());
-            record.topic.into()
-        });
-        records.written.push(Written {
-            topic,
-            partition: record.partition,
-            key: record.key.map(<[u8]>::to_vec),
-            value: record.value.map(<[u8]>::to_vec),
-        });
+        self.0.lock().push(record);
         Ok(())
+    }
+
+    fn keeps_headers(&self) -> bool {
+        false
     }
 
     fn flush(&mut self) -> Result<Vec<(TopicPartition, i64)>, LogError> {

@@ -29,7 +29,7 @@ use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 
 pub use bisect::{Bisected, First, State, bisect};
-pub use captured::Written;
+pub use captured::{Captured, Written, WrittenRef};
 pub use cause::{MadeOf, OutputId, made_of};
 pub use history::{Commit, History};
 pub use past::{Moment, Past, TaskHistory, Walk};

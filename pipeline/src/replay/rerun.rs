@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use engram_schemas::manifest::{Firing, Manifest};
 use engram_schemas::registry::Registry;
 
-use super::captured::{Captured, Written};
+use super::captured::{Capture, Captured, Written};
 use super::steps::{Cause, Change, Emitted, Step, TakenRecord};
 use super::{Commit, RecordPlace, ReplayError};
 use crate::clock::ManualClock;
@@ -37,6 +37,8 @@ const WAIT_MAX: Duration = Duration::from_millis(20);
 const STALL_MAX: Duration = Duration::from_secs(60);
 /// What each of the task's stores may keep in memory.
 const CACHE_BYTES_MAX: usize = 16 << 20;
+/// What each of them may have before it is no longer in memory alone.
+const MEMORY_BYTES_MAX: usize = 128 << 20;
 
 /// What a rerun is made of.
 #[derive(Clone, Copy)]
@@ -48,6 +50,8 @@ pub struct RerunOptions<'a> {
     /// Partitions of the service's inputs, and of the dead letters.
     pub partitions: i32,
     pub dead_letter_partitions: i32,
+    /// State that is made from the beginning stays out of files while it is small. Not where it is to be pinned.
+    pub in_memory: bool,
     pub program: Program,
     /// Looked at before each commit: to leave early.
     pub stop: Option<&'a AtomicBool>,
@@ -77,7 +81,7 @@ enum Until<'a> {
 pub struct Rerun {
     task: Task,
     clock: ManualClock,
-    captured: Captured,
+    capture: Capture,
     /// Reads the inputs, in the order of `Service::inputs`.
     reader: Box<dyn Consumer>,
     poison: Poison,
@@ -105,7 +109,7 @@ pub struct Remade {
     /// As it would be written now; the end of the changelog is not known.
     pub manifest: Manifest,
     /// Outputs and changelog records, in the order in which they were written.
-    pub written: Vec<Written>,
+    pub written: Captured,
     pub clock: ClockUse,
 }
 
@@ -159,12 +163,13 @@ impl Rerun {
         if next.is_some() {
             reader.assign(&positions)?;
         }
-        let captured = Captured::default();
+        let capture = Capture::default();
         let task_options = TaskOptions {
             registry: options.registry,
-            outbox: &Rc::new(RefCell::new(Outbox::new(captured.producer()))),
+            outbox: &Rc::new(RefCell::new(Outbox::new(capture.producer()))),
             clock: &clock.clock(),
             cache_bytes_max: CACHE_BYTES_MAX,
+            in_memory: options.in_memory,
             partitions: options.partitions,
             dead_letter_partitions: options.dead_letter_partitions,
         };
@@ -172,7 +177,7 @@ impl Rerun {
         let (program, poison) = (options.program, Poison::default());
         let outputs = options.service.outputs.iter().map(|output| output.topic.clone()).collect();
         let errors = options.service.errors.clone();
-        Ok(Self { task, clock, captured, reader, poison, errors, program, last, steps: None, outputs })
+        Ok(Self { task, clock, capture, reader, poison, errors, program, last, steps: None, outputs })
     }
 
     /// The commit that it stands behind.
@@ -203,7 +208,7 @@ impl Rerun {
             // One of timers alone, which this program does not set.
             None if self.program == Program::Other => {
                 self.last.sequence = commit.manifest.sequence;
-                return Ok(Remade { manifest: commit.manifest.clone(), written: self.captured.take(), clock });
+                return Ok(Remade { manifest: commit.manifest.clone(), written: self.capture.take(), clock });
             }
             None => return Err(strayed(commit, "it has taken nothing")),
         };
@@ -211,13 +216,14 @@ impl Rerun {
         let end = commit.manifest.changelog.first().map_or(0, |changelog| changelog.end);
         self.task.files().apply(prepared.changes, end)?;
         self.task.committed();
+        self.task.limit_memory(MEMORY_BYTES_MAX)?;
         self.last = LastCommit {
             // Its own count may be behind, see above.
             sequence: commit.manifest.sequence,
             digest: prepared.manifest.digest.as_slice().try_into().expect("a digest has 16 bytes"),
             stream_time: self.task.stream_time(),
         };
-        Ok(Remade { manifest: prepared.manifest, written: self.captured.take(), clock })
+        Ok(Remade { manifest: prepared.manifest, written: self.capture.take(), clock })
     }
 
     /// Runs the commit that follows `last` until this record of its inputs was taken, and no further: then the stores are as
@@ -248,7 +254,7 @@ impl Rerun {
 
     /// What it has written so far of a commit that was run `up_to` somewhere, dead letters and retries too.
     pub fn uncommitted(&self) -> Vec<Written> {
-        self.captured.from(0)
+        self.capture.from(0)
     }
 
     /// Compares a commit that was made again with its manifest, if the program is that of then.
@@ -261,7 +267,7 @@ impl Rerun {
         }
     }
 
-    /// The database of its stores.
+    /// The database of its stores, where they are not in memory.
     pub fn files(&self) -> Arc<Files> {
         Arc::clone(self.task.files())
     }
@@ -301,7 +307,7 @@ impl Rerun {
         let positions: Vec<_> = inputs.map(|(queue, input)| (queue.partition.clone(), input.from)).collect();
         self.reader.assign(&positions)?;
         self.task.aborted(&positions);
-        self.captured.take();
+        self.capture.take();
         self.task.take_traces();
         self.steps = self.steps.as_ref().map(|_| Steps::default());
         Ok(())
@@ -323,7 +329,7 @@ impl Rerun {
         }
         // These looks were no part of it.
         self.task.take_traces();
-        let written = self.captured.from(steps.written);
+        let written = self.capture.from(steps.written);
         steps.written += written.len();
         let (outputs, others): (Vec<_>, Vec<_>) =
             written.into_iter().partition(|written| self.outputs.iter().any(|topic| **topic == *written.topic));

@@ -12,13 +12,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use xxhash_rust::xxh3::Xxh3;
 
 use super::cause::{id_of, source_of};
-use super::{Commit, Past, Remade, ReplayError, Walk, Written};
+use super::{Captured, Commit, Past, Remade, ReplayError, Walk, Written, WrittenRef};
 use crate::changelog;
 use crate::log::{Batch, Cleanup, TopicPartition, partitions_of};
 use crate::processor::Service;
@@ -237,7 +237,7 @@ fn make_again(
             let (_, remade) = step.expect("there is a next one");
             if counts {
                 made.outputs.extend(outputs(service, &remade.written).map(|(output, written)| {
-                    let hash = hash(output, written.partition, written.key.as_deref(), written.value.as_deref());
+                    let hash = hash(output, written.partition, written.key, written.value);
                     Expect { hash, output, seen: AtomicBool::new(false) }
                 }));
                 verified.count(&commit);
@@ -367,7 +367,7 @@ fn output_differs(past: &Past<'_>, found: Found, of_strayed: bool, folder: &Path
         outcome => outcome?,
     };
     let digest = remade.manifest.digest.clone();
-    let remade = outputs(past.rerun.service, &remade.written).nth(index).map(|(_, written)| written.clone());
+    let remade = outputs(past.rerun.service, &remade.written).nth(index).map(|(_, written)| written.to_written());
     let is_random = of_strayed && remake(past, sequence, &folder.join("2"))?.1.manifest.digest != digest;
     let (place, recorded) = match recorded {
         Some((partition, offset, written)) => (Some((partition, offset)), Some(written)),
@@ -386,8 +386,9 @@ fn state_differs(past: &Past<'_>, sequence: i64, what: String, folder: &Path) ->
     let topic = changelog::topic(past.rerun.service.name);
     let is_entry = |key: &[u8]| key.first().is_some_and(|&prefix| prefix != crate::store::META);
     let mut now: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-    for written in remade.written.into_iter().filter(|written| *written.topic == *topic) {
-        now.extend(written.key.filter(|key| is_entry(key)).map(|key| (key, written.value)));
+    for written in remade.written.iter().filter(|written| **written.topic == *topic) {
+        let key = written.key.filter(|key| is_entry(key));
+        now.extend(key.map(|key| (key.to_vec(), written.value.map(<[u8]>::to_vec))));
     }
     // The changelog of a commit lies between the end of the one before and its own.
     let mut history = past.history()?;
@@ -427,11 +428,10 @@ fn remake(past: &Past<'_>, sequence: i64, folder: &Path) -> Result<(Commit, Rema
 }
 
 /// The outputs among what was written, with the index of their topic.
-fn outputs<'a>(service: &'a Service, written: &'a [Written]) -> impl Iterator<Item = (u16, &'a Written)> {
-    written.iter().filter_map(|written| {
-        let output = service.outputs.iter().position(|output| *output.topic == *written.topic)?;
-        Some((output as u16, written))
-    })
+fn outputs<'a>(service: &Service, written: &'a Captured) -> impl Iterator<Item = (u16, WrittenRef<'a>)> {
+    let output = |topic: &Arc<str>| service.outputs.iter().position(|output| *output.topic == **topic);
+    let outputs: Vec<_> = written.topics().iter().map(output).collect();
+    written.iter().filter_map(move |written| Some((outputs[written.topic_index]? as u16, written)))
 }
 
 fn hash(output: u16, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) -> u64 {

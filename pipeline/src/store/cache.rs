@@ -1,25 +1,61 @@
-//! One store as its processor sees it: a cache over RocksDB that also holds what is not yet committed.
+//! One store as its processor sees it: a cache over RocksDB that also holds what is not yet committed. A replay's store is the
+//! cache alone for as long as it is small.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use indexmap::IndexMap;
 
-use super::{Files, StoreError};
+use super::{Changes, Files, StoreError};
 
 type Map = IndexMap<Box<[u8]>, Entry, FixedState>;
 
 /// Bookkeeping of an entry beyond its key and value: map slot, allocations.
 const ENTRY_OVERHEAD_BYTES: usize = 120;
+/// A store in memory with fewer entries keeps deleted ones.
+const PRUNE_MIN: usize = if cfg!(test) { 8 } else { 10_000 };
 
 struct Entry {
     /// Valid if `live`; kept when deleted, so that its allocation serves the next value.
     value: Vec<u8>,
     live: bool,
     dirty: bool,
+    /// It has its place in the index of a store in memory.
+    is_sorted: bool,
+}
+
+impl Entry {
+    fn new(value: Option<Vec<u8>>) -> Self {
+        Self { live: value.is_some(), value: value.unwrap_or_default(), dirty: false, is_sorted: false }
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        self.live.then_some(self.value.as_slice())
+    }
+}
+
+/// What entries were before they were changed.
+#[derive(Default)]
+struct Undo {
+    /// Slots, in the order of the changes, with where their values lie; `None`: there was no entry.
+    entries: Vec<(usize, Option<Range<usize>>)>,
+    bytes: Vec<u8>,
+}
+
+impl Undo {
+    fn push(&mut self, slot: usize, value: Option<&[u8]>) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.entries.push((slot, value.map(|_| start..self.bytes.len())));
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes.clear();
+    }
 }
 
 /// The order of a range.
@@ -54,6 +90,9 @@ pub struct Trace {
 ///
 /// A store that began empty is held whole for as long as its entries fit into half a generation: then RocksDB is not asked for
 /// keys that have none, as those of new windows.
+///
+/// In a replay, whose state nobody has to find after a crash, such a store can be in memory alone (`keep_in_memory`), with an
+/// index of all keys for ranges.
 pub struct Store {
     prefix: u8,
     files: Arc<Files>,
@@ -63,8 +102,13 @@ pub struct Store {
     dirty: Vec<usize>,
     /// Slots of the entries that a commit under way carries: RocksDB has not got them yet, so they stay young.
     frozen: Vec<usize>,
-    /// The slots of dirty and frozen entries by their keys; built by the first range of a commit, then kept up.
+    /// The slots of dirty and frozen entries by their keys; built by the first range of a commit, then kept up. Those of all
+    /// entries in a store in memory, which keeps it.
     fresh_sorted: Option<BTreeMap<Box<[u8]>, usize>>,
+    /// `Some`: RocksDB has nothing of it. What has changed since the last commit that happened.
+    in_memory: Option<Undo>,
+    /// So many entries let a store in memory look for deleted ones.
+    prune_at: usize,
     young_bytes: usize,
     cache_bytes_max: usize,
     /// Every entry is in the cache: what is not there is nowhere.
@@ -87,6 +131,8 @@ impl Store {
             dirty: Vec::new(),
             frozen: Vec::new(),
             fresh_sorted: None,
+            in_memory: None,
+            prune_at: PRUNE_MIN,
             young_bytes: 0,
             cache_bytes_max,
             is_whole: is_empty,
@@ -101,8 +147,7 @@ impl Store {
         if let Some(trace) = &mut self.trace {
             trace.read.insert(key.into());
         }
-        let entry = &self.young[slot];
-        Ok(entry.live.then_some(entry.value.as_slice()))
+        Ok(self.young[slot].value())
     }
 
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
@@ -138,6 +183,11 @@ impl Store {
         {
             trace.written.insert(key.into(), entry.live.then(|| entry.value.clone()));
         }
+        if let Some(undo) = &mut self.in_memory
+            && !entry.dirty
+        {
+            undo.push(slot, entry.value());
+        }
         let before = entry.value.len();
         let was_live = entry.live;
         entry.live = change(&mut entry.value);
@@ -145,7 +195,10 @@ impl Store {
         if !entry.dirty && (entry.live || was_live) {
             entry.dirty = true;
             self.dirty.push(slot);
-            if let Some(sorted) = &mut self.fresh_sorted {
+            if let Some(sorted) = &mut self.fresh_sorted
+                && !entry.is_sorted
+            {
+                entry.is_sorted = self.in_memory.is_some();
                 sorted.insert(key.into(), slot);
             }
         }
@@ -162,10 +215,10 @@ impl Store {
         if from >= to {
             return Ok(());
         }
-        let (young, fresh) = (&self.young, self.frozen.iter().chain(&self.dirty));
-        let sorted = self.fresh_sorted.get_or_insert_with(|| {
-            fresh.map(|&slot| (young.get_index(slot).expect("fresh entries stay young").0.clone(), slot)).collect()
-        });
+        if self.fresh_sorted.is_none() {
+            self.fresh_sorted = Some(self.sort());
+        }
+        let (young, sorted) = (&self.young, self.fresh_sorted.as_ref().expect("just made"));
         let trace = &mut self.trace;
         let mut visit = visit;
         let mut visit = |key: &[u8], value: &[u8]| {
@@ -179,6 +232,14 @@ impl Store {
             Order::Ascending => fresh.next(),
             Order::Descending => fresh.next_back(),
         };
+        if self.in_memory.is_some() {
+            while let Some((key, &slot)) = next_fresh() {
+                if young[slot].value().is_some_and(|value| !visit(key, value)) {
+                    break;
+                }
+            }
+            return Ok(());
+        }
         let mut stored = self.files.range(self.prefix, from, to, order)?;
         let (mut head, mut stored_head) = (next_fresh(), stored.next().transpose()?);
         loop {
@@ -208,12 +269,57 @@ impl Store {
         }
     }
 
+    /// What ranges look for beside RocksDB.
+    fn sort(&mut self) -> BTreeMap<Box<[u8]>, usize> {
+        if self.in_memory.is_none() {
+            let fresh = self.frozen.iter().chain(&self.dirty);
+            let key = |slot| self.young.get_index(slot).expect("fresh entries stay young").0.clone();
+            return fresh.map(|&slot| (key(slot), slot)).collect();
+        }
+        let entries = self.young.iter_mut().enumerate();
+        let sorted = entries.filter(|(_, (_, entry))| entry.live || entry.dirty).map(|(slot, (key, entry))| {
+            entry.is_sorted = true;
+            (key.clone(), slot)
+        });
+        sorted.collect()
+    }
+
     /// What the next commit changes, in the order of first change: each key with its new value, `None` if deleted.
     pub fn changes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         self.dirty.iter().map(|&slot| {
             let (key, entry) = self.young.get_index(slot).expect("dirty entries stay young");
-            (key.as_ref(), entry.live.then_some(entry.value.as_slice()))
+            (key.as_ref(), entry.value())
         })
+    }
+
+    /// From now on RocksDB gets nothing of it, which began empty and has no entries yet.
+    pub(crate) fn keep_in_memory(&mut self) {
+        debug_assert!(self.is_whole && self.young.is_empty(), "a store that is new");
+        self.in_memory = Some(Undo::default());
+    }
+
+    /// Whether commits are to leave its changes out of RocksDB.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.in_memory.is_some()
+    }
+
+    /// What is committed of a store in memory that has grown beyond `bytes_max`, for RocksDB, on which it is a cache from
+    /// now on. To be called between commits.
+    pub(crate) fn outgrow(&mut self, bytes_max: usize) -> Option<Changes> {
+        if self.in_memory.is_none() || self.young_bytes <= bytes_max {
+            return None;
+        }
+        debug_assert!(self.dirty.is_empty() && self.frozen.is_empty(), "between commits");
+        let mut changes = Changes::default();
+        for (key, entry) in self.young.iter_mut().filter(|(_, entry)| entry.live) {
+            entry.is_sorted = false;
+            self.full_key.clear();
+            self.full_key.push(self.prefix);
+            self.full_key.extend_from_slice(key);
+            changes.set(&self.full_key, Some(&entry.value));
+        }
+        (self.in_memory, self.fresh_sorted) = (None, None);
+        Some(changes)
     }
 
     /// Begins to note what is read and written, for a replay that tells of it, or stops.
@@ -245,8 +351,12 @@ impl Store {
         }
     }
 
-    /// The frozen changes are in RocksDB now.
+    /// The frozen changes are in RocksDB now, if it gets them.
     pub(crate) fn committed(&mut self) {
+        if let Some(undo) = &mut self.in_memory {
+            undo.clear();
+            return self.committed_in_memory();
+        }
         self.frozen.clear();
         self.fresh_sorted = None;
         if self.young_bytes > self.cache_bytes_max / 2 {
@@ -257,9 +367,51 @@ impl Store {
         }
     }
 
+    /// No commit is under way, as a replay has no two at a time.
+    fn committed_in_memory(&mut self) {
+        debug_assert!(self.dirty.is_empty(), "what is changed is committed before more is");
+        if let Some(sorted) = &mut self.fresh_sorted {
+            for &slot in &self.frozen {
+                let (key, entry) = self.young.get_index_mut(slot).expect("all entries are young");
+                if !entry.live && std::mem::take(&mut entry.is_sorted) {
+                    sorted.remove(key);
+                }
+            }
+        }
+        self.frozen.clear();
+        if self.young.len() >= self.prune_at {
+            self.forget_deleted();
+            self.prune_at = (2 * self.young.len()).max(PRUNE_MIN);
+        }
+    }
+
     /// The transaction was aborted: neither the frozen changes nor those that were made on top of them ever were.
     pub(crate) fn aborted(&mut self) {
         self.aborts += 1;
+        if let Some(undo) = &mut self.in_memory {
+            for (slot, before) in undo.entries.drain(..).rev() {
+                let (key, entry) = self.young.get_index_mut(slot).expect("all entries are young");
+                let before = before.map(|place| &undo.bytes[place]);
+                self.young_bytes = (self.young_bytes + before.map_or(0, <[u8]>::len)).saturating_sub(entry.value.len());
+                (entry.live, entry.dirty) = (before.is_some(), false);
+                entry.value.clear();
+                entry.value.extend_from_slice(before.unwrap_or_default());
+                if let Some(sorted) = &mut self.fresh_sorted
+                    && entry.is_sorted != entry.live
+                {
+                    entry.is_sorted = entry.live;
+                    if entry.live {
+                        sorted.insert(key.clone(), slot);
+                    } else {
+                        sorted.remove(key);
+                    }
+                }
+            }
+            undo.clear();
+            self.dirty.clear();
+            self.frozen.clear();
+            return;
+        }
         self.is_whole = false;
         self.young.clear();
         self.old.clear();
@@ -281,6 +433,7 @@ impl Store {
             }
         }
         self.dirty.iter_mut().for_each(|slot| *slot = slots[*slot]);
+        self.fresh_sorted.iter_mut().flat_map(BTreeMap::values_mut).for_each(|slot| *slot = slots[*slot]);
         self.young_bytes <= self.cache_bytes_max / 4
     }
 
@@ -312,13 +465,12 @@ impl Store {
         }
         let entry = match self.old.swap_remove(key) {
             Some(entry) => entry,
-            None if self.is_whole || !is_read => Entry { live: false, value: Vec::new(), dirty: false },
+            None if self.is_whole || !is_read => Entry::new(None),
             None => {
                 self.full_key.clear();
                 self.full_key.push(self.prefix);
                 self.full_key.extend_from_slice(key);
-                let stored = self.files.get(&self.full_key)?;
-                Entry { live: stored.is_some(), value: stored.unwrap_or_default(), dirty: false }
+                Entry::new(self.files.get(&self.full_key)?)
             }
         };
         self.young_bytes += key.len() + entry.value.len() + ENTRY_OVERHEAD_BYTES;

@@ -219,6 +219,11 @@ impl Files {
         self.flush()
     }
 
+    /// Writes entries that `apply` was not told of, for a store that has been in memory.
+    pub(crate) fn write(&self, changes: Changes) -> Result<(), StoreError> {
+        self.db.write_opt(changes.0, &self.write).map_err(|error| self.error(&error))
+    }
+
     /// Bytes that a run for `load` should have.
     pub fn run_bytes(&self) -> usize {
         self.run_bytes

@@ -86,6 +86,7 @@ impl Worker {
                     outbox: &self.outbox,
                     clock: &options.clock,
                     cache_bytes_max: options.cache_bytes_max,
+                    in_memory: false,
                     partitions: self.partitions,
                     dead_letter_partitions: self.dead_letter_partitions,
                 },

@@ -22,6 +22,8 @@ pub struct Reader {
 struct Assigned {
     place: Place,
     position: i64,
+    /// Up to where it may be read, as far as it was looked: beside the owner a look is dear.
+    stable: i64,
 }
 
 impl Reader {
@@ -43,31 +45,36 @@ impl Consumer for Reader {
     fn assign(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
         let assigned = positions.iter().map(|(partition, position)| {
             let place = view::place(&*self.view, partition)?;
-            Ok(Assigned { place, position: (*position).max(view::FIRST_OFFSET) })
+            Ok(Assigned { place, position: (*position).max(view::FIRST_OFFSET), stable: view::FIRST_OFFSET })
         });
         self.assigned = assigned.collect::<Result<_, LogError>>()?;
         Ok(())
     }
 
     fn fetch(&mut self, index: usize, records_max: usize) -> Result<Fetched, LogError> {
-        let Assigned { place, position } = &mut self.assigned[index];
-        let stable = self.view.ends(*place)?.stable;
-        if *position >= stable || records_max == 0 {
-            return Ok(Fetched { records: None, end: (*position == stable).then_some(stable) });
+        let Assigned { place, position, stable } = &mut self.assigned[index];
+        if *position >= *stable {
+            *stable = self.view.ends(*place)?.stable;
         }
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        let through = view::for_each_record(self.view.files(), *place, (*position, stable), |record| {
+        if *position >= *stable || records_max == 0 {
+            return Ok(Fetched { records: None, end: (*position == *stable).then_some(*stable) });
+        }
+        let (mut records, mut bytes) = (StoredBatch::default(), 0);
+        let through = view::for_each_record(self.view.files(), *place, (*position, *stable), |record| {
             bytes += record.len();
-            records.push(record);
+            records.push(&record);
             Ok(records.len() < records_max && bytes < FETCH_BYTES)
         })?;
-        *position = match records.last() {
-            Some(last) if !through => last.offset + 1,
+        *position = match records.last_offset() {
+            Some(last) if !through => last + 1,
             // What is left before the end are holes.
-            _ => stable,
+            _ => *stable,
         };
-        let end = (*position == stable).then_some(stable);
-        let records = (!records.is_empty()).then(|| Box::new(StoredBatch(records)) as Box<dyn Batch>);
+        if *position >= *stable {
+            *stable = self.view.ends(*place)?.stable;
+        }
+        let end = (*position == *stable).then_some(*stable);
+        let records = (!records.is_empty()).then(|| Box::new(records) as Box<dyn Batch>);
         Ok(Fetched { records, end })
     }
 

@@ -69,20 +69,20 @@ pub fn encode(out: &mut Vec<u8>, offset: i64, timestamp_max_ms: i64, payload: &[
 }
 
 /// A record as it was stored.
-pub struct Stored {
+pub struct Stored<'a> {
     pub offset: i64,
     pub timestamp_ms: i64,
     /// The greatest timestamp of the partition up to here; never less than any record's before it.
     pub timestamp_max_ms: i64,
-    bytes: Box<[u8]>,
+    bytes: &'a [u8],
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
     headers: usize,
 }
 
-impl Stored {
+impl<'a> Stored<'a> {
     /// Reads what `encode` wrote; the error says what is wrong with it.
-    pub fn decode(offset: i64, bytes: &[u8]) -> Result<Self, &'static str> {
+    pub fn decode(offset: i64, bytes: &'a [u8]) -> Result<Self, &'static str> {
         let (checksum, rest) = bytes.split_first_chunk().ok_or("it is too short")?;
         if xxh3_64_with_seed(rest, offset.cast_unsigned()) != u64::from_be_bytes(*checksum) {
             return Err("its checksum is wrong");
@@ -95,23 +95,61 @@ impl Stored {
             Some((timestamp_max_ms, timestamp_ms, input.range()?, input.range()?, input.position()))
         };
         let (timestamp_max_ms, timestamp_ms, key, value, headers) = read().ok_or("it is cut short")?;
-        Ok(Self { offset, timestamp_ms, timestamp_max_ms, bytes: bytes.into(), key, value, headers })
+        Ok(Self { offset, timestamp_ms, timestamp_max_ms, bytes, key, value, headers })
     }
 
     pub fn len(&self) -> usize {
         self.bytes.len() - PREFIX
     }
 
-    pub fn key(&self) -> Option<&[u8]> {
+    pub fn key(&self) -> Option<&'a [u8]> {
         self.key.clone().map(|range| &self.bytes[range])
     }
 
-    pub fn value(&self) -> Option<&[u8]> {
+    pub fn value(&self) -> Option<&'a [u8]> {
         self.value.clone().map(|range| &self.bytes[range])
     }
+}
 
-    fn visit_headers(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) -> Option<()> {
-        let mut input = Input::new(&self.bytes[self.headers..]);
+/// The records of one fetch: their bytes one after the other, without an allocation for each.
+#[derive(Default)]
+pub struct StoredBatch {
+    bytes: Vec<u8>,
+    records: Vec<Held>,
+}
+
+/// A record of a batch, in whose bytes the ranges are.
+struct Held {
+    offset: i64,
+    timestamp_ms: i64,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+    headers: Range<usize>,
+}
+
+impl StoredBatch {
+    pub fn push(&mut self, record: &Stored<'_>) {
+        // What comes before the key is not asked for again.
+        let start = self.bytes.len();
+        let place = |range: &Option<Range<usize>>| {
+            range.as_ref().map(|range| start + range.start - PREFIX..start + range.end - PREFIX)
+        };
+        self.records.push(Held {
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            key: place(&record.key),
+            value: place(&record.value),
+            headers: start + record.headers - PREFIX..start + record.bytes.len() - PREFIX,
+        });
+        self.bytes.extend_from_slice(&record.bytes[PREFIX..]);
+    }
+
+    pub fn last_offset(&self) -> Option<i64> {
+        self.records.last().map(|record| record.offset)
+    }
+
+    fn visit_headers_of(&self, record: &Held, visit: &mut dyn FnMut(&str, Option<&[u8]>)) -> Option<()> {
+        let mut input = Input::new(&self.bytes[record.headers.clone()]);
         for _ in 0..input.u32()? {
             let name = String::from_utf8_lossy(input.bytes()??);
             visit(&name, input.bytes()?);
@@ -120,21 +158,19 @@ impl Stored {
     }
 }
 
-/// The records of one fetch.
-pub struct StoredBatch(pub Vec<Stored>);
-
 impl Batch for StoredBatch {
     fn len(&self) -> usize {
-        self.0.len()
+        self.records.len()
     }
 
     fn record(&self, index: usize) -> RecordRef<'_> {
-        let record = &self.0[index];
-        RecordRef { offset: record.offset, timestamp_ms: record.timestamp_ms, key: record.key(), value: record.value() }
+        let Held { offset, timestamp_ms, key, value, .. } = &self.records[index];
+        let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &self.bytes[range]);
+        RecordRef { offset: *offset, timestamp_ms: *timestamp_ms, key: bytes(key), value: bytes(value) }
     }
 
     fn visit_headers(&self, index: usize, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
-        self.0[index].visit_headers(visit).expect("a payload whose checksum is right is whole");
+        self.visit_headers_of(&self.records[index], visit).expect("a payload whose checksum is right is whole");
     }
 }
 
@@ -158,14 +194,19 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_as_it_was() {
-        let batch = StoredBatch(vec![
-            Stored::decode(3, &stored(&record(Some(b""), &[("h", Some(b"x")), ("h", None)]))).unwrap(),
-        ]);
+        let bytes = stored(&record(Some(b""), &[("h", Some(b"x")), ("h", None)]));
+        let other = stored(&record(None, &[]));
+        let (first, second) = (Stored::decode(3, &bytes).unwrap(), Stored::decode(3, &other).unwrap());
+        assert_eq!(first.timestamp_max_ms, 9);
+        let mut batch = StoredBatch::default();
+        batch.push(&second);
+        batch.push(&first);
         let expected = RecordRef { offset: 3, timestamp_ms: 5, key: Some(b"k"), value: Some(b"") };
-        assert_eq!(batch.record(0), expected);
-        assert_eq!(batch.0[0].timestamp_max_ms, 9);
-        let headers: Vec<_> = batch.headers(0).into_iter().map(|header| (header.key, header.value)).collect();
+        assert_eq!((batch.len(), batch.record(1), batch.last_offset()), (2, expected, Some(3)));
+        assert_eq!(batch.record(0), RecordRef { value: None, ..expected });
+        let headers: Vec<_> = batch.headers(1).into_iter().map(|header| (header.key, header.value)).collect();
         assert_eq!(headers, [("h".to_owned(), Some(b"x".to_vec())), ("h".to_owned(), None)]);
+        assert_eq!(batch.headers(0), []);
         assert_eq!(Stored::decode(3, &stored(&record(None, &[]))).unwrap().value(), None);
     }
 

@@ -149,13 +149,13 @@ pub fn for_each_record(
     files: &Files,
     place: Place,
     (from, to): (i64, i64),
-    mut visit: impl FnMut(Stored) -> Result<bool, LogError>,
+    mut visit: impl FnMut(Stored<'_>) -> Result<bool, LogError>,
 ) -> Result<bool, LogError> {
     if from >= to {
         return Ok(true);
     }
     let key = |offset| keys::record(place.topic, place.partition, offset);
-    let mut entries = files.range(&key(from), &key(to));
+    let mut entries = files.scan(&key(from), &key(to));
     entries.seek_to_first();
     while let Some((key, value)) = entries.item() {
         let offset = keys::record_offset(key).ok_or_else(|| files.corrupt("a record's key is cut short"))?;
