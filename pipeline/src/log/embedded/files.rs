@@ -134,6 +134,8 @@ impl Files {
     pub fn scan(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
         options.set_readahead_size(READ_AHEAD_BYTES);
+        // What is read once would drive out the indices, which each scan needs first.
+        options.fill_cache(false);
         self.range_with(options, from, to)
     }
 
