@@ -24,6 +24,8 @@ struct Assigned {
     position: i64,
     /// Up to where it may be read, as far as it was looked: beside the owner a look is dear.
     stable: i64,
+    /// Records and bytes of the last batch: the next is like it.
+    size: (usize, usize),
 }
 
 impl Reader {
@@ -45,21 +47,26 @@ impl Consumer for Reader {
     fn assign(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), LogError> {
         let assigned = positions.iter().map(|(partition, position)| {
             let place = view::place(&*self.view, partition)?;
-            Ok(Assigned { place, position: (*position).max(view::FIRST_OFFSET), stable: view::FIRST_OFFSET })
+            Ok(Assigned {
+                place,
+                position: (*position).max(view::FIRST_OFFSET),
+                stable: view::FIRST_OFFSET,
+                size: (0, 0),
+            })
         });
         self.assigned = assigned.collect::<Result<_, LogError>>()?;
         Ok(())
     }
 
     fn fetch(&mut self, index: usize, records_max: usize) -> Result<Fetched, LogError> {
-        let Assigned { place, position, stable } = &mut self.assigned[index];
+        let Assigned { place, position, stable, size } = &mut self.assigned[index];
         if *position >= *stable {
             *stable = self.view.ends(*place)?.stable;
         }
         if *position >= *stable || records_max == 0 {
             return Ok(Fetched { records: None, end: (*position == *stable).then_some(*stable) });
         }
-        let (mut records, mut bytes) = (StoredBatch::default(), 0);
+        let (mut records, mut bytes) = (StoredBatch::with_capacity(size.0, size.1), 0);
         let through = view::for_each_record(self.view.files(), *place, (*position, *stable), |record| {
             bytes += record.len();
             records.push(&record);
@@ -70,6 +77,7 @@ impl Consumer for Reader {
             // What is left before the end are holes.
             _ => *stable,
         };
+        *size = records.size();
         if *position >= *stable {
             *stable = self.view.ends(*place)?.stable;
         }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Env, Error, ErrorKind, Options, ReadOptions,
-    WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Env, Error, ErrorKind,
+    Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::keys;
@@ -21,6 +21,8 @@ const WRITE_BUFFERS: i32 = 2;
 /// The owner may remove a file between a reader's learning of it and opening it; then the reader looks again.
 const CATCH_UP_ATTEMPTS: usize = 5;
 
+/// Records that are compressed together have about so many bytes.
+const BLOCK_BYTES: usize = 32 << 10;
 /// What a scan reads from a file at once.
 const READ_AHEAD_BYTES: usize = 256 << 10;
 
@@ -134,7 +136,7 @@ impl Files {
     pub fn scan(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
         options.set_readahead_size(READ_AHEAD_BYTES);
-        // What is read once would drive out the indices, which each scan needs first.
+        // What is read once would drive out of the cache what is needed again.
         options.fill_cache(false);
         self.range_with(options, from, to)
     }
@@ -192,6 +194,11 @@ impl Files {
 fn options() -> Options {
     let mut block = BlockBasedOptions::default();
     block.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    // Nearly all that is read are scans.
+    block.set_block_size(BLOCK_BYTES);
+    // In parts: each scan needs one of them, and those of a large log do not fit into the cache.
+    block.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    block.set_pin_top_level_index_and_filter(true);
     block.set_cache_index_and_filter_blocks(true);
     block.set_pin_l0_filter_and_index_blocks_in_cache(true);
     let mut options = Options::default();

@@ -128,6 +128,16 @@ struct Held {
 }
 
 impl StoredBatch {
+    /// Room for so many records and bytes, so that it does not grow while it is filled.
+    pub fn with_capacity(records: usize, bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), records: Vec::with_capacity(records) }
+    }
+
+    /// What `with_capacity` takes, for another batch like this.
+    pub fn size(&self) -> (usize, usize) {
+        (self.records.len(), self.bytes.len())
+    }
+
     pub fn push(&mut self, record: &Stored<'_>) {
         // What comes before the key is not asked for again.
         let start = self.bytes.len();
