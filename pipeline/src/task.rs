@@ -339,9 +339,7 @@ impl Task {
     fn collect_changes(&mut self) -> Result<(Changes, i64), LogError> {
         let (mut gathered, mut count) = (Changes::default(), 0);
         for store in &self.workspace.stores {
-            let mut sorted: Vec<_> = store.changes().collect();
-            sorted.sort_unstable_by_key(|(key, _)| *key);
-            for (key, value) in sorted {
+            for (key, value) in store.sorted_changes() {
                 self.buffer.clear();
                 self.buffer.push(store.prefix());
                 self.buffer.extend_from_slice(key);

@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{Bound, Range};
+use std::ops::Range;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -35,6 +35,27 @@ impl Entry {
     fn value(&self) -> Option<&[u8]> {
         self.live.then_some(self.value.as_slice())
     }
+}
+
+/// A key that is compared by its first bytes, mostly, without a look at where the rest lies.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct SortedKey {
+    head: u128,
+    key: Box<[u8]>,
+}
+
+impl SortedKey {
+    fn new(key: &[u8]) -> Self {
+        Self { head: head(key), key: key.into() }
+    }
+}
+
+/// Sorts as the key does, if two have different ones.
+fn head(key: &[u8]) -> u128 {
+    let mut head = [0; 16];
+    let len = key.len().min(16);
+    head[..len].copy_from_slice(&key[..len]);
+    u128::from_be_bytes(head)
 }
 
 /// What entries were before they were changed.
@@ -104,7 +125,7 @@ pub struct Store {
     frozen: Vec<usize>,
     /// The slots of dirty and frozen entries by their keys; built by the first range of a commit, then kept up. Those of all
     /// entries in a store in memory, which keeps it.
-    fresh_sorted: Option<BTreeMap<Box<[u8]>, usize>>,
+    fresh_sorted: Option<BTreeMap<SortedKey, usize>>,
     /// `Some`: RocksDB has nothing of it. What has changed since the last commit that happened.
     in_memory: Option<Undo>,
     /// So many entries let a store in memory look for deleted ones.
@@ -199,7 +220,7 @@ impl Store {
                 && !entry.is_sorted
             {
                 entry.is_sorted = self.in_memory.is_some();
-                sorted.insert(key.into(), slot);
+                sorted.insert(SortedKey::new(key), slot);
             }
         }
     }
@@ -227,10 +248,13 @@ impl Store {
             }
             visit(key, value)
         };
-        let mut fresh = sorted.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
-        let mut next_fresh = || match order {
-            Order::Ascending => fresh.next(),
-            Order::Descending => fresh.next_back(),
+        let mut fresh = sorted.range(SortedKey::new(from)..SortedKey::new(to));
+        let mut next_fresh = || {
+            let next = match order {
+                Order::Ascending => fresh.next(),
+                Order::Descending => fresh.next_back(),
+            };
+            next.map(|(sorted, slot)| (&sorted.key, slot))
         };
         if self.in_memory.is_some() {
             while let Some((key, &slot)) = next_fresh() {
@@ -270,18 +294,25 @@ impl Store {
     }
 
     /// What ranges look for beside RocksDB.
-    fn sort(&mut self) -> BTreeMap<Box<[u8]>, usize> {
+    fn sort(&mut self) -> BTreeMap<SortedKey, usize> {
         if self.in_memory.is_none() {
             let fresh = self.frozen.iter().chain(&self.dirty);
-            let key = |slot| self.young.get_index(slot).expect("fresh entries stay young").0.clone();
+            let key = |slot| SortedKey::new(self.young.get_index(slot).expect("fresh entries stay young").0);
             return fresh.map(|&slot| (key(slot), slot)).collect();
         }
         let entries = self.young.iter_mut().enumerate();
         let sorted = entries.filter(|(_, (_, entry))| entry.live || entry.dirty).map(|(slot, (key, entry))| {
             entry.is_sorted = true;
-            (key.clone(), slot)
+            (SortedKey::new(key), slot)
         });
         sorted.collect()
+    }
+
+    /// As `changes`, in key order.
+    pub(crate) fn sorted_changes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        let mut sorted: Vec<_> = self.changes().map(|(key, value)| (head(key), key, value)).collect();
+        sorted.sort_unstable_by_key(|&(head, key, _)| (head, key));
+        sorted.into_iter().map(|(_, key, value)| (key, value))
     }
 
     /// What the next commit changes, in the order of first change: each key with its new value, `None` if deleted.
@@ -374,7 +405,7 @@ impl Store {
             for &slot in &self.frozen {
                 let (key, entry) = self.young.get_index_mut(slot).expect("all entries are young");
                 if !entry.live && std::mem::take(&mut entry.is_sorted) {
-                    sorted.remove(key);
+                    sorted.remove(&SortedKey::new(key));
                 }
             }
         }
@@ -401,9 +432,9 @@ impl Store {
                 {
                     entry.is_sorted = entry.live;
                     if entry.live {
-                        sorted.insert(key.clone(), slot);
+                        sorted.insert(SortedKey::new(key), slot);
                     } else {
-                        sorted.remove(key);
+                        sorted.remove(&SortedKey::new(key));
                     }
                 }
             }
