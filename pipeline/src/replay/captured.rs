@@ -112,30 +112,44 @@ impl Captured {
 
 /// What a task has written since this was emptied; shared with the producer that the task writes to.
 #[derive(Clone, Default)]
-pub struct Capture(Arc<Mutex<Captured>>);
+pub struct Capture(Arc<Mutex<Capturing>>);
+
+#[derive(Default)]
+struct Capturing {
+    captured: Captured,
+    /// Its room is used again.
+    spare: Captured,
+    without_changelog: bool,
+}
 
 impl Capture {
     pub fn producer(&self) -> Box<dyn Producer> {
         Box::new(CaptureProducer(self.clone()))
     }
 
+    /// From now on the changelog is left out.
+    pub fn leave_out_changelog(&self) {
+        self.lock().without_changelog = true;
+    }
+
     pub fn take(&self) -> Captured {
-        let captured = &mut *self.lock();
-        // The next commit writes about as much.
-        let next = Captured {
-            records: Vec::with_capacity(captured.records.len()),
-            bytes: Vec::with_capacity(captured.bytes.len()),
-            topics: captured.topics.clone(),
-        };
-        std::mem::replace(captured, next)
+        let capturing = &mut *self.lock();
+        std::mem::replace(&mut capturing.captured, std::mem::take(&mut capturing.spare))
+    }
+
+    /// Takes back what is no longer needed, for its room.
+    pub fn recycle(&self, mut captured: Captured) {
+        captured.records.clear();
+        captured.bytes.clear();
+        self.lock().spare = captured;
     }
 
     /// Those from the `start`-th on.
     pub fn from(&self, start: usize) -> Vec<Written> {
-        self.lock().iter().skip(start).map(WrittenRef::to_written).collect()
+        self.lock().captured.iter().skip(start).map(WrittenRef::to_written).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Captured> {
+    fn lock(&self) -> MutexGuard<'_, Capturing> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,8 +158,12 @@ impl Capture {
 struct CaptureProducer(Capture);
 
 impl Producer for CaptureProducer {
-    fn write(&mut self, record: &NewRecord<'_>, _tracked: bool) -> Result<(), LogError> {
-        self.0.lock().push(record);
+    fn write(&mut self, record: &NewRecord<'_>, tracked: bool) -> Result<(), LogError> {
+        let mut capturing = self.0.lock();
+        // Of what a task writes, the changelog alone is tracked.
+        if !(tracked && capturing.without_changelog) {
+            capturing.captured.push(record);
+        }
         Ok(())
     }
 

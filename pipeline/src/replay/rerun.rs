@@ -108,7 +108,7 @@ struct Steps {
 pub struct Remade {
     /// As it would be written now; the end of the changelog is not known.
     pub manifest: Manifest,
-    /// Outputs and changelog records, in the order in which they were written.
+    /// Outputs and, unless they are left out, changelog records, in the order in which they were written.
     pub written: Captured,
     pub clock: ClockUse,
 }
@@ -188,6 +188,16 @@ impl Rerun {
     /// Makes a commit again: the one that follows `last`.
     pub fn commit(&mut self, commit: &Commit) -> Result<Remade, ReplayError> {
         metrics::with_local_recorder(&metrics::NoopRecorder, || self.make_again(commit))
+    }
+
+    /// For one who asks for outputs only: from now on what is made again has no changelog records.
+    pub fn leave_out_changelog(&self) {
+        self.capture.leave_out_changelog();
+    }
+
+    /// Takes back what came of a commit, for its room.
+    pub fn recycle(&self, remade: Remade) {
+        self.capture.recycle(remade.written);
     }
 
     /// As `commit`, and tells each step.

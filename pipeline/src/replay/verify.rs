@@ -163,6 +163,7 @@ pub fn run_again(
             if !visit(&commit, &remade) {
                 break;
             }
+            walk.rerun.recycle(remade);
         }
         Ok(made)
     })?;
@@ -211,7 +212,9 @@ fn begin<'a>(past: &Past<'a>, times: Times, folder: &Path) -> Result<Option<(i64
     let mut history = past.history()?;
     let Some(first) = history.commits.find(|commit| commit.time_ms >= times.from_ms)? else { return Ok(None) };
     let first = first.manifest.sequence;
-    Ok(Some((first, past.walk(history, first - 1, folder)?)))
+    let walk = past.walk(history, first - 1, folder)?;
+    walk.rerun.leave_out_changelog();
+    Ok(Some((first, walk)))
 }
 
 /// Makes a task's commits again until one comes out otherwise. No `Expected`: there are none in that time.
@@ -246,7 +249,7 @@ fn make_again(
             Ok(remade)
         });
         match checked {
-            Ok(remade) if !counts || visit(&commit, &remade) => {}
+            Ok(remade) if !counts || visit(&commit, &remade) => walk.rerun.recycle(remade),
             Ok(_) => break,
             Err(ReplayError::Strayed { sequence, what }) => {
                 if !counts {

@@ -454,7 +454,8 @@ impl Store {
 
     /// Leaves out what is deleted in RocksDB, too; whether that was enough to go on with what is left.
     fn forget_deleted(&mut self) -> bool {
-        let entries = std::mem::take(&mut self.young);
+        let room = Map::with_capacity_and_hasher(self.young.len() / 2, FixedState::default());
+        let entries = std::mem::replace(&mut self.young, room);
         self.young_bytes = 0;
         let mut slots = vec![usize::MAX; entries.len()];
         for (slot, (key, entry)) in entries.into_iter().enumerate() {

@@ -99,7 +99,8 @@ impl Clock {
 
     fn fields(&mut self) -> Vec<&mut i64> {
         let Self { own, told, gathered, heard } = self;
-        let mut fields = vec![&mut own.stream_time, &mut own.users, &mut told.stream_time, &mut told.users, gathered];
+        let mut fields = Vec::with_capacity(5 + 4 * heard.len());
+        fields.extend([&mut own.stream_time, &mut own.users, &mut told.stream_time, &mut told.users, gathered]);
         for Heard { stream_time, users } in heard {
             fields.extend([&mut stream_time.time, &mut stream_time.when, &mut users.time, &mut users.when]);
         }
