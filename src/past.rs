@@ -8,7 +8,7 @@ use engram_pipeline::dead_letter;
 use engram_pipeline::log::{Cleanup, TopicPartition, partitions_of};
 use engram_pipeline::processor::Service;
 use engram_pipeline::replay::{
-    Moment, OutputId, Past, Program, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions, State,
+    MEMORY_BYTES_MAX, Moment, OutputId, Past, Program, ReadOnlyRegistry, ReplayError, Rerun, RerunOptions, State,
 };
 use engram_pipeline::snapshot::Snapshots;
 use engram_pipeline::store::{Budget, StoreSpec};
@@ -92,7 +92,7 @@ impl<'a> PastService<'a> {
                 budget: &self.budget,
                 partitions: self.partitions,
                 dead_letter_partitions: self.dead_letter_partitions,
-                in_memory: true,
+                memory_bytes_max: MEMORY_BYTES_MAX,
                 program,
                 stop: Some(&self.stop),
             },

@@ -168,7 +168,7 @@ impl Bed {
             budget: &budget,
             partitions: PARTITIONS,
             dead_letter_partitions: PARTITIONS,
-            in_memory: true,
+            memory_bytes_max: 0,
             program: Program::Same,
             stop: None,
         };

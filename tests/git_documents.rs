@@ -18,7 +18,7 @@ use engram_pipeline::log::embedded::EmbeddedLog;
 use engram_pipeline::log::kafka::{KafkaLog, KafkaOptions};
 use engram_pipeline::log::{Log, TopicPartition, partitions_of};
 use engram_pipeline::registry::LogRegistry;
-use engram_pipeline::replay::{Past, Program, ReadOnlyRegistry, RerunOptions, Walk};
+use engram_pipeline::replay::{MEMORY_BYTES_MAX, Past, Program, ReadOnlyRegistry, RerunOptions, Walk};
 use engram_pipeline::store::Budget;
 use engram_processors::collaboration;
 use engram_processors::collaboration::documents::{DocumentsConfig, stored};
@@ -215,7 +215,7 @@ fn check(log: Arc<dyn Log>, folder: &Path, expected: &[Expected]) {
         budget: &Budget::new(64 << 20),
         partitions,
         dead_letter_partitions: partitions_of(&topics, dead_letter::TOPIC),
-        in_memory: true,
+        memory_bytes_max: MEMORY_BYTES_MAX,
         program: Program::Same,
         stop: None,
     };

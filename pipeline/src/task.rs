@@ -7,7 +7,7 @@
 //! ```
 //!
 //! INVARIANT: between two commits nothing but this struct changes: state changes are in the stores' caches, outputs in the
-//! outbox. So `aborted` only has to forget.
+//! outbox. So `aborted` only has to forget (and stores in memory alone, in a replay, to go back).
 
 use std::sync::Arc;
 
@@ -275,7 +275,7 @@ impl Task {
         self.workspace.collector.bytes()
     }
 
-    /// The database of its stores.
+    /// The database of its stores but those in memory.
     pub fn files(&self) -> &Arc<Files> {
         &self.files
     }
@@ -334,8 +334,8 @@ impl Task {
         }))
     }
 
-    /// Writes the changes of the stores into the transaction and the digest, and gathers them for RocksDB: in key order,
-    /// in which RocksDB takes them much faster.
+    /// Writes the changes of the stores into the transaction and the digest, and gathers those that are for RocksDB: in
+    /// key order, in which it takes them much faster.
     fn collect_changes(&mut self) -> Result<(Changes, i64), LogError> {
         let (mut gathered, mut count) = (Changes::default(), 0);
         for store in &self.workspace.stores {
@@ -364,7 +364,7 @@ impl Task {
         Ok(())
     }
 
-    /// The commit under way has happened, and its changes are in RocksDB.
+    /// The commit under way has happened, and its changes are in RocksDB, where they are for it.
     pub fn committed(&mut self) {
         self.workspace.stores.iter_mut().for_each(Store::committed);
         self.settled = self.last;

@@ -294,7 +294,7 @@ impl World {
             budget: &budget,
             partitions: self.partitions,
             dead_letter_partitions: self.partitions,
-            in_memory: true,
+            memory_bytes_max: 16 << 10,
             program: Program::Same,
             stop: None,
         };

@@ -42,6 +42,8 @@ pub use log::{MemoryLog, Record};
 const BUDGET_BYTES: usize = 4 << 20;
 /// Of each store: little, so that tests see it overflow.
 const CACHE_BYTES_MAX: usize = 1 << 12;
+/// So little that stores of a replay do go into files.
+const REPLAY_BYTES_MAX: usize = 1 << 14;
 /// Records fetched at once.
 const FETCH_RECORDS_MAX: usize = 1_000;
 
@@ -301,7 +303,7 @@ impl Driver {
             budget,
             partitions: self.partitions,
             dead_letter_partitions: self.partitions,
-            in_memory: true,
+            memory_bytes_max: REPLAY_BYTES_MAX,
             program: Program::Same,
             stop: None,
         }

@@ -115,7 +115,7 @@ impl Search<'_> {
         drop(history);
         let between = self.snapshots(good.whole, bad.whole, probe)?;
         let Past { rerun, snapshots, task } = *self.past;
-        let pinned = Past { rerun: RerunOptions { in_memory: false, ..rerun }, snapshots, task };
+        let pinned = Past { rerun: RerunOptions { memory_bytes_max: 0, ..rerun }, snapshots, task };
         let mut walk = pinned.walk_to(between.from, &self.folder.join("commits"))?;
         let files = walk.rerun.files();
         let mut pins = vec![(walk.sequence(), files.pin())];

@@ -67,7 +67,7 @@ struct Place {
 }
 
 impl Captured {
-    /// The names of the topics, each once.
+    /// The names of topics, each once; there may be some that none of these records is of.
     pub fn topics(&self) -> &[Arc<str>] {
         &self.topics
     }
@@ -110,7 +110,7 @@ impl Captured {
     }
 }
 
-/// What a task has written since this was emptied; shared with the producer that the task writes to.
+/// What a task has written since this was emptied, all or without the changelog; shared with the producer that the task writes to.
 #[derive(Clone, Default)]
 pub struct Capture(Arc<Mutex<Capturing>>);
 

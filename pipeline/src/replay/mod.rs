@@ -34,7 +34,7 @@ pub use cause::{MadeOf, OutputId, made_of};
 pub use history::{Commit, History};
 pub use past::{Moment, Past, TaskHistory, Walk};
 pub use registry::ReadOnlyRegistry;
-pub use rerun::{Program, Remade, Rerun, RerunOptions};
+pub use rerun::{MEMORY_BYTES_MAX, Program, Remade, Rerun, RerunOptions};
 pub use steps::{Cause, Change, Emitted, Step, TakenRecord};
 pub use verify::{Difference, Differs, Times, Verified, at_once, run_again, verify};
 pub use why::{Effects, EntryKey, Made, RecordPlace};

@@ -35,10 +35,10 @@ const FETCH_RECORDS_MAX: usize = 2_000;
 const WAIT_MAX: Duration = Duration::from_millis(20);
 /// Longest wait for the log to hand out what it says it has.
 const STALL_MAX: Duration = Duration::from_secs(60);
-/// What each of the task's stores may keep in memory.
+/// What each of the task's stores may keep of its files in memory.
 const CACHE_BYTES_MAX: usize = 16 << 20;
-/// What each of them may have before it is no longer in memory alone.
-const MEMORY_BYTES_MAX: usize = 128 << 20;
+/// What most replays give a store before it goes into files (`RerunOptions::memory_bytes_max`).
+pub const MEMORY_BYTES_MAX: usize = 128 << 20;
 
 /// What a rerun is made of.
 #[derive(Clone, Copy)]
@@ -50,8 +50,9 @@ pub struct RerunOptions<'a> {
     /// Partitions of the service's inputs, and of the dead letters.
     pub partitions: i32,
     pub dead_letter_partitions: i32,
-    /// State that is made from the beginning stays out of files while it is small. Not where it is to be pinned.
-    pub in_memory: bool,
+    /// What a store that begins empty may have before it goes into files; looked at after each commit, and without the index of
+    /// its keys. 0: it is in files from the beginning, where it can be pinned.
+    pub memory_bytes_max: usize,
     pub program: Program,
     /// Looked at before each commit: to leave early.
     pub stop: Option<&'a AtomicBool>,
@@ -87,6 +88,7 @@ pub struct Rerun {
     poison: Poison,
     errors: ErrorPolicy,
     program: Program,
+    memory_bytes_max: usize,
     /// The commit that it stands behind.
     last: LastCommit,
     /// What it does, step by step, where that is wanted.
@@ -169,7 +171,7 @@ impl Rerun {
             outbox: &Rc::new(RefCell::new(Outbox::new(capture.producer()))),
             clock: &clock.clock(),
             cache_bytes_max: CACHE_BYTES_MAX,
-            in_memory: options.in_memory,
+            in_memory: options.memory_bytes_max > 0,
             partitions: options.partitions,
             dead_letter_partitions: options.dead_letter_partitions,
         };
@@ -177,7 +179,8 @@ impl Rerun {
         let (program, poison) = (options.program, Poison::default());
         let outputs = options.service.outputs.iter().map(|output| output.topic.clone()).collect();
         let errors = options.service.errors.clone();
-        Ok(Self { task, clock, capture, reader, poison, errors, program, last, steps: None, outputs })
+        let memory_bytes_max = options.memory_bytes_max;
+        Ok(Self { task, clock, capture, reader, poison, errors, program, memory_bytes_max, last, steps: None, outputs })
     }
 
     /// The commit that it stands behind.
@@ -226,7 +229,7 @@ impl Rerun {
         let end = commit.manifest.changelog.first().map_or(0, |changelog| changelog.end);
         self.task.files().apply(prepared.changes, end)?;
         self.task.committed();
-        self.task.limit_memory(MEMORY_BYTES_MAX)?;
+        self.task.limit_memory(self.memory_bytes_max)?;
         self.last = LastCommit {
             // Its own count may be behind, see above.
             sequence: commit.manifest.sequence,

@@ -197,6 +197,7 @@ impl Store {
     fn change(&mut self, slot: usize, key: &[u8], change: impl FnOnce(&mut Vec<u8>) -> bool) {
         let entry = &mut self.young[slot];
         if !entry.live {
+            self.young_bytes = self.young_bytes.saturating_sub(entry.value.len());
             entry.value.clear();
         }
         if let Some(trace) = &mut self.trace
@@ -382,7 +383,7 @@ impl Store {
         }
     }
 
-    /// The frozen changes are in RocksDB now, if it gets them.
+    /// The frozen changes have happened: they are in RocksDB now, if it gets them.
     pub(crate) fn committed(&mut self) {
         if let Some(undo) = &mut self.in_memory {
             undo.clear();
@@ -452,7 +453,7 @@ impl Store {
         self.young_bytes = 0;
     }
 
-    /// Leaves out what is deleted in RocksDB, too; whether that was enough to go on with what is left.
+    /// Leaves out what is deleted and committed; whether that was enough for a cache to go on with what is left.
     fn forget_deleted(&mut self) -> bool {
         let room = Map::with_capacity_and_hasher(self.young.len() / 2, FixedState::default());
         let entries = std::mem::replace(&mut self.young, room);

@@ -7,6 +7,8 @@
 //!                  | aborted: dirty entries are dropped
 //! ```
 //!
+//! A replay's stores may be that cache alone, which then also knows what entries were before.
+//!
 //! INVARIANT: RocksDB never holds uncommitted data. It may lag behind the changelog, by what had not been flushed when
 //! the process died, and catches up from its stored position. It is never wiped.
 

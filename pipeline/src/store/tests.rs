@@ -165,6 +165,22 @@ proptest! {
     }
 }
 
+/// Values that were deleted are not counted, however often their keys come back.
+#[test]
+fn a_small_store_stays_in_memory() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let files = Files::open(folder.path(), &Budget::new(8 << 20), &Clock::default()).expect("opened");
+    let mut store = Store::new(prefix(0), Arc::new(files), 0, true);
+    store.keep_in_memory();
+    for _ in 0..100 {
+        store.put(b"key", &[1; 1_000]).expect("put");
+        store.delete(b"key").expect("deleted");
+        store.freeze();
+        store.committed();
+    }
+    assert!(store.outgrow(5_000).is_none() && store.outgrow(0).is_some());
+}
+
 /// What a look-up reads does not grow with the files, however little of them the cache holds.
 #[test]
 fn a_look_up_reads_little_of_a_large_file() {

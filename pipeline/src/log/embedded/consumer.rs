@@ -72,15 +72,16 @@ impl Consumer for Reader {
             records.push(&record);
             Ok(records.len() < records_max && bytes < FETCH_BYTES)
         })?;
-        *position = match records.last_offset() {
+        let next = match records.last_offset() {
             Some(last) if !through => last + 1,
             // What is left before the end are holes.
             _ => *stable,
         };
-        *size = records.size();
-        if *position >= *stable {
+        if next >= *stable {
+            // Before the position moves: records that cannot be handed out are fetched again.
             *stable = self.view.ends(*place)?.stable;
         }
+        (*position, *size) = (next, records.size());
         let end = (*position == *stable).then_some(*stable);
         let records = (!records.is_empty()).then(|| Box::new(records) as Box<dyn Batch>);
         Ok(Fetched { records, end })

@@ -1,12 +1,17 @@
 //! The embedded log as a whole: what the conformance suite, which knows no RocksDB, cannot ask.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Instant;
 
 use rocksdb::WriteBatch;
 use tempfile::TempDir;
 
 use super::compaction::{Job, compact};
-use super::files::Write;
+use super::consumer::Reader;
+use super::files::{Files, Write};
+use super::owner::Owner;
+use super::view::{Ends, Place, Topic, View};
 use super::{Access, EmbeddedLog, Forward, keys, view};
 use crate::log::{
     Cleanup, CommitError, Consumer, GroupPositions, Log, LogError, MemberOptions, NewRecord, OffsetRange, Producer,
@@ -279,4 +284,55 @@ impl Forward for Served {
 
 fn owner_files(log: &EmbeddedLog) -> &super::files::Files {
     log.view().files()
+}
+
+/// Where a partition ends, it tells so many times, and then fails.
+struct Failing {
+    owner: Arc<Owner>,
+    looks: AtomicU32,
+}
+
+impl View for Failing {
+    fn files(&self) -> &Files {
+        self.owner.files()
+    }
+
+    fn topics(&self) -> Result<Vec<(String, Topic)>, LogError> {
+        self.owner.topics()
+    }
+
+    fn topic(&self, name: &str) -> Result<Option<Topic>, LogError> {
+        View::topic(&*self.owner, name)
+    }
+
+    fn ends(&self, place: Place) -> Result<Ends, LogError> {
+        match self.looks.fetch_sub(1, Ordering::Relaxed) {
+            0 => Err(LogError::Refused("no more looks".to_owned())),
+            _ => View::ends(&*self.owner, place),
+        }
+    }
+
+    fn version(&self) -> u64 {
+        View::version(&*self.owner)
+    }
+
+    fn wait(&self, version: u64, deadline: Instant) {
+        View::wait(&*self.owner, version, deadline);
+    }
+}
+
+/// Records are not lost where the look for what follows them fails.
+#[test]
+fn a_fetch_that_fails_is_made_again() {
+    let log = in_memory();
+    let mut writer = producer(&log, None);
+    write(&mut *writer, &["a", "b", "c"]);
+    writer.flush().unwrap();
+    let Access::Owner(owner) = &log.access else { panic!("it owns itself") };
+    let view = Arc::new(Failing { owner: Arc::clone(owner), looks: AtomicU32::new(1) });
+    let mut reader = Reader::new(Arc::clone(&view) as Arc<dyn View>);
+    reader.assign(&[(partition(), 0)]).unwrap();
+    assert!(reader.fetch(0, 10).is_err());
+    view.looks.store(9, Ordering::Relaxed);
+    assert_eq!(read_on(&mut reader), ("0=a 1=b 2=c".to_owned(), 3));
 }
