@@ -344,8 +344,8 @@ fn a_full_disk_loses_nothing() {
     // Fills the disk with events until one command fails, then with the services; then makes room and goes on.
     let script = r#"
         set -u
-        mount -t tmpfs -o size=24m tmpfs "$DISK" || exit 99
-        dd if=/dev/zero of="$DISK/ballast" bs=1M count=8 status=none
+        mount -t tmpfs -o size=40m tmpfs "$DISK" || exit 99
+        dd if=/dev/zero of="$DISK/ballast" bs=1M count=24 status=none
         produced=0
         while true; do
             "$ENGRAM" produce activity.events "$INPUT" --data "$DISK/data" >"$OUT/produced" 2>"$OUT/full"

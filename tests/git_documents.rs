@@ -114,7 +114,8 @@ fn edits(engram: &Engram) -> HashMap<String, Vec<Edit>> {
     for record in engram.consume("document.edits") {
         let value = &record["value"];
         let text = |name: &str| value[name].as_str().expect(name).to_owned();
-        assert!(ids.insert((text("source"), text("id"))), "{} came twice", text("id"));
+        assert!(ids.insert((text("document"), text("id"))), "{} came twice", text("id"));
+        assert_eq!(text("source"), "git");
         assert_eq!(record["key"].as_str(), value["document"].as_str());
         edits.entry(text("document")).or_default().push(Edit {
             partition: record["partition"].as_i64().expect("a number") as i32,
@@ -245,16 +246,16 @@ fn ask(engram: &Engram, expected: &[Expected]) {
 
 /// All that a history's documents must be, once it is in.
 fn documents_are_files(engram: &Engram, brokers: Option<&str>, folder: &Path, repository: &Path, random: &mut StdRng) {
-    branches_are_files(engram, brokers, folder, repository, &[("HEAD", "git")], random);
+    branches_are_files(engram, brokers, folder, repository, &[("HEAD", &[])], random);
 }
 
-/// The same for several branches, each of which came in as a source of its own.
+/// The same for several branches, each of which came in with arguments of its own.
 fn branches_are_files(
     engram: &Engram,
     brokers: Option<&str>,
     folder: &Path,
     repository: &Path,
-    branches: &[(&str, &str)],
+    branches: &[(&str, &[&str])],
     random: &mut StdRng,
 ) {
     let path = repository.display().to_string();
@@ -266,8 +267,9 @@ fn branches_are_files(
     assert_eq!(engram.consume("document.conflicts"), [] as [Value; 0]);
     let edits = edits(engram);
     let (mut commits, mut expected) = (BTreeSet::new(), Vec::new());
-    for (branch, source) in branches {
-        let done = engram.json(&["ingest", "git", &path, "--documents", "--revision", branch, "--source", source]);
+    for (branch, arguments) in branches {
+        let ingest = ["ingest", "git", &path, "--documents", "--revision", branch];
+        let done = engram.json(&[&ingest, *arguments].concat());
         assert_eq!((&done[0]["documents"]["commits"], &done[0]["documents"]["edits"]), (&0.into(), &0.into()));
         let prefix = done[0]["documents"]["prefix"].as_str().expect("a prefix");
         let line = lines(&git(repository, &["rev-list", "--first-parent", "--reverse", branch]));
@@ -408,7 +410,8 @@ fn documents_of_a_given_repository() {
     for branch in &branches {
         println!("{}", engram.run(&["ingest", "git", &path, "--documents", "--revision", branch, "--source", branch]));
     }
-    let branches: Vec<_> = branches.iter().map(|branch| (branch.as_str(), branch.as_str())).collect();
+    let arguments: Vec<_> = branches.iter().map(|branch| ["--source", branch]).collect();
+    let branches: Vec<_> = branches.iter().zip(&arguments).map(|(branch, of)| (branch.as_str(), &of[..])).collect();
     branches_are_files(&engram, None, folder.path(), &repository, &branches, &mut seeded());
 }
 
