@@ -72,14 +72,6 @@ impl Captured {
         &self.topics
     }
 
-    pub fn len(&self) -> usize {
-        self.records.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = WrittenRef<'_>> {
         self.records.iter().map(|place| {
             let key_end = place.start + place.key_len.unwrap_or(0);
